@@ -1,0 +1,1 @@
+"""What bridge, edge, relay and clients all speak: channels, publications, the bus's wire format and delta codecs."""

@@ -1,0 +1,1 @@
+"""Delta codecs: a payload written as a change to its base."""
