@@ -1,0 +1,1 @@
+"""The edge: holds the clients and delivers what bridges push. It never reads from Kafka."""
