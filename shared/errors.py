@@ -49,7 +49,11 @@ class BusUnavailableError(BusError):
 
 
 class IncarnationError(BusError):
-    """The shard has another incarnation than the caller believes: its data was lost, restored or replaced."""
+    """Some shards have another incarnation than the caller believes: their data was lost, restored or replaced."""
+
+    def __init__(self, shards: list[int]) -> None:
+        super().__init__(f"the bus lost or replaced the data of shards {shards}")
+        self.shards = shards
 
 
 class BusLayoutError(BusError):

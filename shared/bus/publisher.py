@@ -1,0 +1,349 @@
+"""Pushing to the bus: a synchronous client of Redis that speaks in batches of the publish script.
+
+redis-py connects and authenticates; the batches go through its connections directly (packed by hiredis), one script call for a batch
+of one shard, all calls of one push in flight before the first answer is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+import redis
+from redis.connection import ConnectionInterface
+
+from shared.bus.layout import BusLayout, check_layout, decode_layout
+from shared.bus.push import Outcome, Push, Pushed
+from shared.envelope import encode_rest
+from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
+from shared.publication import DeltaFormat
+
+MAX_BATCH = 200
+MAX_BATCH_BYTES = 1_048_576
+"""A script holds Redis while it runs: so many publications, or so many bytes, make one call."""
+
+_META = struct.Struct(">BIIQQ8s8sqQI12s")
+_NO_HASH = bytes(8)
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
+# What Redis says when the same may succeed later: full, loading, failing over, busy with a script.
+_PASSING = ("OOM", "LOADING", "READONLY", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "MISCONF", "NOSCRIPT")
+
+
+class _Script:
+    """A Lua script of this package and its SHA-1, by which Redis knows it."""
+
+    def __init__(self, name: str) -> None:
+        self.text = (files("shared.bus") / name).read_bytes()
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+
+_PUBLISH, _OPEN, _BEAT = _Script("publish.lua"), _Script("open.lua"), _Script("beat.lua")
+
+
+class _Server:
+    """One Redis server: a connection that is made when needed, and forgotten when anything went wrong on it."""
+
+    def __init__(self, client: redis.Redis, index: int) -> None:
+        self._client = client
+        self.index = index
+        self._connection: ConnectionInterface | None = None
+        self.run_id = b""
+
+    def __repr__(self) -> str:
+        state = "connected" if self._connection else "away"
+        return f"<Redis server {self.index} {self.name} {state}>"
+
+    @property
+    def name(self) -> str:
+        options = self._client.connection_pool.connection_kwargs
+        return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    def connect(self) -> None:
+        """Connect if need be. A new connection may lead to another server than the last one: so its run id is read anew."""
+        if self._connection is not None:
+            return
+        connection: Any = None
+        try:
+            connection = self._client.connection_pool.get_connection()
+            self._connection = connection
+            for script in (_PUBLISH, _OPEN, _BEAT):
+                self.send("SCRIPT", "LOAD", script.text)
+                self.read()
+            self.send("INFO", "server")
+            self.run_id = _run_id(self.read())
+        except BaseException as error:
+            self._connection = connection
+            self.disconnect()
+            if isinstance(error, redis.RedisError | OSError):
+                msg = f"Redis {self.name}: {error}"
+                raise BusUnavailableError(msg) from error
+            raise
+
+    def disconnect(self) -> None:
+        """Forget the connection, and with it every answer that is still under way."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._client.connection_pool.release(connection)
+
+    def send(self, *command: bytes | str | int) -> None:
+        """Send a command without waiting for its answer. `connect` comes first."""
+        assert self._connection is not None  # noqa: S101  (callers connect first; the type checker cannot see it)
+        try:
+            self._connection.send_command(*command)
+        except (redis.RedisError, OSError) as error:
+            raise self._lost(error) from error
+
+    def read(self) -> Any:  # noqa: ANN401  (whatever Redis answers)
+        """The answer to the oldest command without one."""
+        assert self._connection is not None  # noqa: S101
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            if str(error).startswith(_PASSING) or isinstance(error, redis.exceptions.BusyLoadingError | redis.exceptions.ReadOnlyError):
+                raise self._lost(error) from error
+            return error
+        except (redis.RedisError, OSError) as error:
+            raise self._lost(error) from error
+
+    def ask(self, *command: bytes | str | int) -> Any:  # noqa: ANN401
+        """Send a command and wait for its answer; an error answer is raised as BusError."""
+        self.connect()
+        self.send(*command)
+        answer = self.read()
+        if isinstance(answer, redis.ResponseError):
+            self.disconnect()
+            msg = f"Redis {self.name} refused {command[0]!s}: {answer}"
+            raise BusError(msg) from answer
+        return answer
+
+    def _lost(self, error: Exception) -> BusUnavailableError:
+        self.disconnect()
+        return BusUnavailableError(f"Redis {self.name}: {error or type(error).__name__}")
+
+
+class BusPublisher:
+    """The bus as a bridge sees it. Not thread-safe.
+
+    Every method raises BusUnavailableError where a server is away or full: then call it again later, with the same arguments;
+    what was already published is not published twice.
+    """
+
+    def __init__(self, clients: Sequence[redis.Redis], layout: BusLayout, *, instance: str, random: Callable[[int], bytes] = os.urandom) -> None:
+        self.layout = layout
+        self._instance = instance
+        self._random = random
+        self._servers = [_Server(client, index) for index, client in enumerate(clients)]
+        self._incarnations: dict[int, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<BusPublisher {self._servers} {len(self._incarnations)} of {self.layout.shards} shards open>"
+
+    def open(self) -> list[int]:
+        """Connect to every server, check or store the layout, and learn every shard's incarnation.
+
+        Cheap when all is well, so call it before each push. Returns the shards whose incarnation is another one than this
+        publisher believed in: whatever it knows about their channels is void. Raises BusLayoutError where the bus is set up otherwise.
+        """
+        changed: list[int] = []
+        for server in self._servers:
+            if not server.is_connected:
+                server.connect()
+                self._check_layout(server)
+                changed += self._open_shards(server, self.layout.shards_of(server.index))
+        return changed
+
+    def reopen(self, shards: Iterable[int]) -> list[int]:
+        """Learn the incarnations of `shards` after an IncarnationError. Returns those that changed, as `open` does."""
+        changed: list[int] = []
+        by_server: dict[int, list[int]] = {}
+        for shard in shards:
+            by_server.setdefault(self.layout.server_of(shard), []).append(shard)
+        for index, its_shards in by_server.items():
+            server = self._servers[index]
+            server.connect()
+            self._check_layout(server)
+            changed += self._open_shards(server, its_shards)
+        return changed
+
+    def push(self, pushes: Sequence[Push]) -> list[Pushed]:
+        """Publish in the order given (the order holds within a channel); answers come in the same order.
+
+        Raises IncarnationError where a shard's data was lost meanwhile: call `reopen`, then push the same again.
+        """
+        answers: dict[int, Pushed] = {}
+        # One batch a shard and round: a batch that overtook a failed one would make its publications duplicates, and so lose them.
+        for batches in _rounds(pushes, self.layout):
+            calls = [self._call(batch, pushes) for batch in batches]
+            try:
+                self._exchange(calls, answers)
+            except BusUnavailableError:
+                # Answers still under way on the other connections must not be taken for later ones.
+                for call in calls:
+                    call.server.disconnect()
+                raise
+        return [answers[at] for at in range(len(pushes))]
+
+    def beat(self) -> list[int]:
+        """Publish a heartbeat on each shard. Returns the shards that have another incarnation than this publisher believes in."""
+        calls: list[tuple[_Server, int]] = []
+        for shard, incarnation in self._incarnations.items():
+            server = self._servers[self.layout.server_of(shard)]
+            server.connect()
+            keys = self.layout.incarnation_key(shard), self.layout.beat_channel(shard)
+            server.send("EVALSHA", _BEAT.sha, 2, *keys, incarnation, self._instance)
+            calls.append((server, shard))
+        answers = [(shard, server.read()) for server, shard in calls]
+        return [shard for shard, answer in answers if answer != 1]
+
+    def close(self) -> None:
+        """Disconnect from every server."""
+        for server in self._servers:
+            server.disconnect()
+
+    def _call(self, batch: _Batch, pushes: Sequence[Push]) -> _Call:
+        keys: list[bytes | str | int] = [self.layout.incarnation_key(batch.shard)]
+        arguments: list[bytes | str | int] = [self._incarnations.get(batch.shard, b""), self._random(6)]
+        for member in batch.members:
+            push = pushes[member]
+            keys += (self.layout.head_key(push.channel), self.layout.history_key(push.channel))
+            arguments += _arguments(push)
+        server = self._servers[self.layout.server_of(batch.shard)]
+        return _Call(server, batch, ("EVALSHA", _PUBLISH.sha, len(keys), *keys, *arguments))
+
+    def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> None:
+        """Send every call, then read every answer; only then say what went wrong."""
+        for call in calls:
+            call.server.connect()
+            call.server.send(*call.command)
+        refused: list[int] = []
+        failure = ""
+        for call in calls:
+            answer = call.server.read()
+            if not isinstance(answer, redis.ResponseError):
+                for at, member in enumerate(call.batch.members):
+                    answers[member] = pushed = _pushed(*answer[3 * at : 3 * at + 3])
+                    if pushed.outcome is Outcome.FAILED and any(word in pushed.reason for word in _PASSING):
+                        failure = pushed.reason
+            elif str(answer).startswith("INCARNATION"):
+                refused.append(call.batch.shard)
+            else:
+                failure = str(answer)
+        if failure:
+            msg = f"Redis refused publications: {failure}"
+            raise BusUnavailableError(msg)
+        if refused:
+            raise IncarnationError(refused)
+
+    def _check_layout(self, server: _Server) -> None:
+        wanted = self.layout.stored(server.index)
+        key = self.layout.layout_key()
+        try:
+            server.ask("SET", key, msgspec.json.encode(wanted), "NX")
+            stored = server.ask("GET", key)
+            check_layout(decode_layout(stored or b"", f"Redis {server.name}"), wanted, f"Redis {server.name}")
+        except BusLayoutError:
+            server.disconnect()
+            raise
+
+    def _open_shards(self, server: _Server, shards: Iterable[int]) -> list[int]:
+        changed = []
+        for shard in shards:
+            answer = server.ask("EVALSHA", _OPEN.sha, 1, self.layout.incarnation_key(shard), server.run_id, self._random(6))
+            if self._incarnations.get(shard) != answer:
+                if shard in self._incarnations:
+                    changed.append(shard)
+                self._incarnations[shard] = answer
+        return changed
+
+
+class _Batch(NamedTuple):
+    """Some pushes of one shard, by their index."""
+
+    shard: int
+    members: list[int]
+
+
+class _Call(NamedTuple):
+    """A batch as a command to its server."""
+
+    server: _Server
+    batch: _Batch
+    command: tuple[bytes | str | int, ...]
+
+
+def _rounds(pushes: Sequence[Push], layout: BusLayout) -> list[list[_Batch]]:
+    """Split pushes by shard, in order, into batches within MAX_BATCH and MAX_BATCH_BYTES (one push that is larger goes alone).
+
+    The n-th batch of each shard is in the n-th round.
+    """
+    rounds: list[list[_Batch]] = []
+    newest: dict[int, tuple[_Batch, int, int]] = {}
+    for at, push in enumerate(pushes):
+        shard = layout.shard_of(push.channel)
+        size = len(push.payload) + len(push.delta)
+        batch, number, total = newest.get(shard, (None, -1, 0))
+        if batch is None or len(batch.members) >= MAX_BATCH or total + size > MAX_BATCH_BYTES:
+            batch, number, total = _Batch(shard, []), number + 1, 0
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number].append(batch)
+        batch.members.append(at)
+        newest[shard] = (batch, number, total + size)
+    return rounds
+
+
+def _arguments(push: Push) -> tuple[bytes, bytes, bytes]:
+    keep, source = push.keep, push.source
+    meta = _META.pack(
+        push.only_changed | push.restore << 1,
+        keep.history_size,
+        keep.history_bytes,
+        keep.history_age_ms,
+        keep.ttl_ms,
+        push.payload_hash,
+        push.base_hash or _NO_HASH,
+        push.time_ms,
+        source.offset,
+        source.index,
+        source.id,
+    )
+    full = encode_rest(
+        kind=push.kind, content_type=push.content_type, time_ms=push.time_ms, payload_hash=push.payload_hash, body=push.payload
+    )
+    if push.delta_format is DeltaFormat.NONE:
+        return meta, full, b""
+    delta = encode_rest(
+        kind=push.kind,
+        content_type=push.content_type,
+        time_ms=push.time_ms,
+        payload_hash=push.payload_hash,
+        body=push.delta,
+        delta=push.delta_format,
+        base_hash=push.base_hash,
+    )
+    return meta, full, delta
+
+
+def _pushed(outcome: int, epoch: bytes, offset: int) -> Pushed:
+    if outcome == Outcome.FAILED:
+        return Pushed(Outcome.FAILED, b"", 0, epoch.decode("utf-8", "replace"))
+    return Pushed(_OUTCOMES[outcome], epoch, offset)
+
+
+def _run_id(info: Any) -> bytes:  # noqa: ANN401  (text, bytes, or a mapping, as the connection decodes)
+    text = info.decode() if isinstance(info, bytes) else str(info)
+    for line in text.splitlines():
+        if line.startswith("run_id:"):
+            return line.removeprefix("run_id:").strip().encode()
+    msg = "Redis does not tell its run id (INFO server): the bridge's user needs +info"
+    raise BusError(msg)

@@ -1,0 +1,142 @@
+"""The envelope: how one publication is written on the bus (docs/protocol.md, section 8, byte by byte).
+
+The publish script writes the first `PREFIX_BYTES` (it alone knows epoch and offset), a bridge writes the rest.
+"""
+
+from __future__ import annotations
+
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+
+import msgspec
+
+from shared.errors import EnvelopeError
+from shared.publication import EPOCH_BYTES, HASH_BYTES, ContentType, DeltaFormat, Kind
+
+VERSION = 1
+PREFIX_BYTES = 29
+NO_TIME = -1
+MAX_KEY_BYTES = 65_535
+
+_HEADER = struct.Struct(">B12sQQBq8s")
+_REST = struct.Struct(">Bq8s")
+_KEY_LENGTH = struct.Struct(">H")
+_HAS_KEY = 0x40
+_RESERVED = 0x80
+
+_KINDS = {int(kind): kind for kind in Kind}
+_DELTAS = {int(delta): delta for delta in DeltaFormat}
+_CONTENT_TYPES = {int(content_type): content_type for content_type in ContentType}
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """One publication as it travels on the bus."""
+
+    epoch: bytes
+    offset: int
+    base_offset: int
+    """The offset of the delta's base; 0 where the body is the full payload."""
+    delta: DeltaFormat
+    kind: Kind
+    content_type: ContentType
+    time_ms: int
+    """Kafka's timestamp in milliseconds since 1970; NO_TIME where the record has none."""
+    payload_hash: bytes
+    """Of the full payload, also where the body is a delta."""
+    base_hash: bytes
+    """Of the delta's base; empty where the body is the full payload."""
+    key: bytes | None
+    body: bytes
+    """The full payload or, where `delta` is not NONE, the delta."""
+
+
+def encode_rest(
+    *,
+    kind: Kind,
+    content_type: ContentType,
+    time_ms: int,
+    payload_hash: bytes,
+    body: bytes,
+    delta: DeltaFormat = DeltaFormat.NONE,
+    base_hash: bytes = b"",
+    key: bytes | None = None,
+) -> bytes:
+    """Write everything behind the prefix. `base_hash` goes with a delta, and only with one."""
+    flags = delta | kind << 2 | content_type << 4
+    if key is None:
+        return _REST.pack(flags, time_ms, payload_hash) + base_hash + body
+    head = _REST.pack(flags | _HAS_KEY, time_ms, payload_hash)
+    return b"".join((head, base_hash, _KEY_LENGTH.pack(len(key)), key, body))
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Write a whole envelope, as the publish script does from its parts."""
+    prefix = struct.pack(">B12sQQ", VERSION, envelope.epoch, envelope.offset, envelope.base_offset)
+    return prefix + encode_rest(
+        kind=envelope.kind,
+        content_type=envelope.content_type,
+        time_ms=envelope.time_ms,
+        payload_hash=envelope.payload_hash,
+        body=envelope.body,
+        delta=envelope.delta,
+        base_hash=envelope.base_hash,
+        key=envelope.key,
+    )
+
+
+def decode(data: bytes) -> Envelope:
+    """Read an envelope; raise EnvelopeError, saying what is wrong, if `data` is none that this version knows."""
+    try:
+        version, epoch, offset, base_offset, flags, time_ms, payload_hash = _HEADER.unpack_from(data)
+    except struct.error:
+        msg = f"envelope of {len(data)} bytes is shorter than its header of {_HEADER.size}"
+        raise EnvelopeError(msg) from None
+    if version != VERSION:
+        msg = f"envelope version {version} is not {VERSION}: update whichever of bridge and edge is older"
+        raise EnvelopeError(msg)
+    try:
+        delta, kind, content_type = _DELTAS[flags & 3], _KINDS[flags >> 2 & 3], _CONTENT_TYPES[flags >> 4 & 3]
+    except KeyError:
+        msg = f"envelope has unknown flags 0x{flags:02x}"
+        raise EnvelopeError(msg) from None
+    if flags & _RESERVED or offset == 0 or (delta is DeltaFormat.NONE) != (base_offset == 0) or base_offset >= offset:
+        msg = f"envelope contradicts itself: flags 0x{flags:02x}, offset {offset}, base offset {base_offset}"
+        raise EnvelopeError(msg)
+    at = _HEADER.size
+    base_hash = b""
+    if delta is not DeltaFormat.NONE:
+        base_hash = data[at : at + HASH_BYTES]
+        at += HASH_BYTES
+    key = None
+    if flags & _HAS_KEY:
+        key, at = _read_key(data, at)
+    if at > len(data):
+        msg = f"envelope of {len(data)} bytes ends within its header"
+        raise EnvelopeError(msg)
+    return Envelope(epoch, offset, base_offset, delta, kind, content_type, time_ms, payload_hash, base_hash, key, data[at:])
+
+
+def epoch_to_text(epoch: bytes) -> str:
+    """The form of an epoch that clients see: 16 characters, base64url."""
+    return urlsafe_b64encode(epoch).decode("ascii")
+
+
+def epoch_from_text(text: str) -> bytes | None:
+    """The bytes of an epoch that a client sent, or None if it cannot be one."""
+    try:
+        epoch = urlsafe_b64decode(text)
+    except ValueError:
+        return None
+    return epoch if len(epoch) == EPOCH_BYTES else None
+
+
+def _read_key(data: bytes, at: int) -> tuple[bytes, int]:
+    start = at + _KEY_LENGTH.size
+    if start > len(data):
+        msg = f"envelope of {len(data)} bytes ends within its key"
+        raise EnvelopeError(msg)
+    end = start + _KEY_LENGTH.unpack_from(data, at)[0]
+    if end > len(data):
+        msg = f"envelope of {len(data)} bytes ends within its key"
+        raise EnvelopeError(msg)
+    return data[start:end], end
