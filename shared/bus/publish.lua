@@ -24,6 +24,10 @@ if not stored or string.sub(stored, 1, 6) ~= ARGV[1] then
 end
 local fresh_epoch = ARGV[1] .. ARGV[2]
 
+-- Writes nothing, but fails where Redis is full. Redis asks itself that only before a script's first write, and only if that write
+-- could need memory: a DEL or PEXPIRE that came first would open the way for everything after it.
+call('SETRANGE', KEYS[1], 0, '')
+
 local function trim(history, size_limit, byte_limit, age_limit, length, bytes, now)
   while length > 1 do
     local over = length > size_limit or bytes > byte_limit
@@ -52,7 +56,7 @@ local function publish(head, history, meta, full, delta)
         return DUPLICATE, epoch, offset
       end
     end
-    if flags >= RESTORE and newest_time >= time then
+    if flags >= RESTORE and (newest_time > time or newest_time == time and not found[2]) then
       return DUPLICATE, epoch, offset
     end
     if flags % 2 == ONLY_CHANGED and newest_hash == hash and call('PEXPIRE', history, ttl) == 1 then

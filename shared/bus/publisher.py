@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import redis
-from redis.connection import ConnectionInterface
 
 from shared.bus.layout import BusLayout, check_layout, decode_layout
 from shared.bus.push import Outcome, Push, Pushed
@@ -51,11 +50,13 @@ class _Server:
     def __init__(self, client: redis.Redis, index: int) -> None:
         self._client = client
         self.index = index
-        self._connection: ConnectionInterface | None = None
+        self._connection: Any = None  # As the pool makes it; redis-py types only a part of what it has.
         self.run_id = b""
+        self.is_open = False
+        """Whether the layout and every shard's incarnation were checked on this very connection."""
 
     def __repr__(self) -> str:
-        state = "connected" if self._connection else "away"
+        state = "open" if self.is_open else "connected" if self._connection else "away"
         return f"<Redis server {self.index} {self.name} {state}>"
 
     @property
@@ -63,25 +64,18 @@ class _Server:
         options = self._client.connection_pool.connection_kwargs
         return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
-    @property
-    def is_connected(self) -> bool:
-        return self._connection is not None
-
     def connect(self) -> None:
         """Connect if need be. A new connection may lead to another server than the last one: so its run id is read anew."""
         if self._connection is not None:
             return
-        connection: Any = None
         try:
-            connection = self._client.connection_pool.get_connection()
-            self._connection = connection
+            self._connection = self._client.connection_pool.get_connection()
             for script in (_PUBLISH, _OPEN, _BEAT):
                 self.send("SCRIPT", "LOAD", script.text)
                 self.read()
             self.send("INFO", "server")
             self.run_id = _run_id(self.read())
         except BaseException as error:
-            self._connection = connection
             self.disconnect()
             if isinstance(error, redis.RedisError | OSError):
                 msg = f"Redis {self.name}: {error}"
@@ -91,6 +85,7 @@ class _Server:
     def disconnect(self) -> None:
         """Forget the connection, and with it every answer that is still under way."""
         connection, self._connection = self._connection, None
+        self.is_open = False
         if connection is not None:
             connection.disconnect()
             self._client.connection_pool.release(connection)
@@ -103,7 +98,7 @@ class _Server:
         except (redis.RedisError, OSError) as error:
             raise self._lost(error) from error
 
-    def read(self) -> Any:  # noqa: ANN401  (whatever Redis answers)
+    def read(self) -> Any:
         """The answer to the oldest command without one."""
         assert self._connection is not None  # noqa: S101
         try:
@@ -115,7 +110,7 @@ class _Server:
         except (redis.RedisError, OSError) as error:
             raise self._lost(error) from error
 
-    def ask(self, *command: bytes | str | int) -> Any:  # noqa: ANN401
+    def ask(self, *command: bytes | str | int) -> Any:
         """Send a command and wait for its answer; an error answer is raised as BusError."""
         self.connect()
         self.send(*command)
@@ -128,7 +123,7 @@ class _Server:
 
     def _lost(self, error: Exception) -> BusUnavailableError:
         self.disconnect()
-        return BusUnavailableError(f"Redis {self.name}: {error or type(error).__name__}")
+        return BusUnavailableError(f"Redis {self.name}: {str(error) or type(error).__name__}")
 
 
 class BusPublisher:
@@ -138,12 +133,15 @@ class BusPublisher:
     what was already published is not published twice.
     """
 
-    def __init__(self, clients: Sequence[redis.Redis], layout: BusLayout, *, instance: str, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, clients: Sequence[redis.Redis], layout: BusLayout, *, instance: str, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self.layout = layout
         self._instance = instance
         self._random = random
         self._servers = [_Server(client, index) for index, client in enumerate(clients)]
         self._incarnations: dict[int, bytes] = {}
+        self._changed: set[int] = set()  # Kept until the caller was told, also where a connection breaks half-way.
 
     def __repr__(self) -> str:
         return f"<BusPublisher {self._servers} {len(self._incarnations)} of {self.layout.shards} shards open>"
@@ -154,32 +152,33 @@ class BusPublisher:
         Cheap when all is well, so call it before each push. Returns the shards whose incarnation is another one than this
         publisher believed in: whatever it knows about their channels is void. Raises BusLayoutError where the bus is set up otherwise.
         """
-        changed: list[int] = []
         for server in self._servers:
-            if not server.is_connected:
-                server.connect()
-                self._check_layout(server)
-                changed += self._open_shards(server, self.layout.shards_of(server.index))
-        return changed
+            if not server.is_open:
+                self._open_server(server)
+        return self._tell_changed()
 
     def reopen(self, shards: Iterable[int]) -> list[int]:
         """Learn the incarnations of `shards` after an IncarnationError. Returns those that changed, as `open` does."""
-        changed: list[int] = []
         by_server: dict[int, list[int]] = {}
         for shard in shards:
             by_server.setdefault(self.layout.server_of(shard), []).append(shard)
         for index, its_shards in by_server.items():
             server = self._servers[index]
-            server.connect()
+            if not server.is_open:
+                self._open_server(server)
+                continue
             self._check_layout(server)
-            changed += self._open_shards(server, its_shards)
-        return changed
+            self._open_shards(server, its_shards)
+        return self._tell_changed()
 
     def push(self, pushes: Sequence[Push]) -> list[Pushed]:
         """Publish in the order given (the order holds within a channel); answers come in the same order.
 
-        Raises IncarnationError where a shard's data was lost meanwhile: call `reopen`, then push the same again.
+        Raises IncarnationError where a shard's data was lost meanwhile: call `reopen`, then push the same again. Raises
+        BusUnavailableError where a server is not open: a connection that was lost may come back to another server's data, and
+        only `open` finds that out.
         """
+        self._require_open()
         answers: dict[int, Pushed] = {}
         # One batch a shard and round: a batch that overtook a failed one would make its publications duplicates, and so lose them.
         for batches in _rounds(pushes, self.layout):
@@ -194,16 +193,26 @@ class BusPublisher:
         return [answers[at] for at in range(len(pushes))]
 
     def beat(self) -> list[int]:
-        """Publish a heartbeat on each shard. Returns the shards that have another incarnation than this publisher believes in."""
-        calls: list[tuple[_Server, int]] = []
-        for shard, incarnation in self._incarnations.items():
-            server = self._servers[self.layout.server_of(shard)]
-            server.connect()
-            keys = self.layout.incarnation_key(shard), self.layout.beat_channel(shard)
-            server.send("EVALSHA", _BEAT.sha, 2, *keys, incarnation, self._instance)
-            calls.append((server, shard))
-        answers = [(shard, server.read()) for server, shard in calls]
-        return [shard for shard, answer in answers if answer != 1]
+        """Publish a heartbeat on each shard. Returns the shards that have another incarnation than this publisher believes in: reopen them.
+
+        Raises BusUnavailableError where a server is not open, as `push` does.
+        """
+        self._require_open()
+        shards = list(self._incarnations)
+        try:
+            for shard in shards:
+                keys = self.layout.incarnation_key(shard), self.layout.beat_channel(shard)
+                self._server_of(shard).send("EVALSHA", _BEAT.sha, 2, *keys, self._incarnations[shard], self._instance)
+            answers = [self._server_of(shard).read() for shard in shards]
+        except BusUnavailableError:
+            # Answers still under way on the other connections must not be taken for later ones.
+            self.close()
+            raise
+        for answer in answers:
+            if isinstance(answer, redis.ResponseError):
+                msg = f"Redis refused the heartbeat: {answer}"
+                raise BusError(msg) from answer
+        return [shard for shard, answer in zip(shards, answers, strict=True) if answer != 1]
 
     def close(self) -> None:
         """Disconnect from every server."""
@@ -217,13 +226,12 @@ class BusPublisher:
             push = pushes[member]
             keys += (self.layout.head_key(push.channel), self.layout.history_key(push.channel))
             arguments += _arguments(push)
-        server = self._servers[self.layout.server_of(batch.shard)]
+        server = self._server_of(batch.shard)
         return _Call(server, batch, ("EVALSHA", _PUBLISH.sha, len(keys), *keys, *arguments))
 
     def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> None:
         """Send every call, then read every answer; only then say what went wrong."""
         for call in calls:
-            call.server.connect()
             call.server.send(*call.command)
         refused: list[int] = []
         failure = ""
@@ -248,22 +256,41 @@ class BusPublisher:
         wanted = self.layout.stored(server.index)
         key = self.layout.layout_key()
         try:
-            server.ask("SET", key, msgspec.json.encode(wanted), "NX")
             stored = server.ask("GET", key)
+            if stored is None:  # Only then, so that a full Redis, which takes no SET, can still be opened for heartbeats.
+                server.ask("SET", key, msgspec.json.encode(wanted), "NX")
+                stored = server.ask("GET", key)
             check_layout(decode_layout(stored or b"", f"Redis {server.name}"), wanted, f"Redis {server.name}")
         except BusLayoutError:
             server.disconnect()
             raise
 
-    def _open_shards(self, server: _Server, shards: Iterable[int]) -> list[int]:
-        changed = []
+    def _open_server(self, server: _Server) -> None:
+        server.connect()
+        self._check_layout(server)
+        self._open_shards(server, self.layout.shards_of(server.index))
+        server.is_open = True
+
+    def _open_shards(self, server: _Server, shards: Iterable[int]) -> None:
         for shard in shards:
             answer = server.ask("EVALSHA", _OPEN.sha, 1, self.layout.incarnation_key(shard), server.run_id, self._random(6))
-            if self._incarnations.get(shard) != answer:
-                if shard in self._incarnations:
-                    changed.append(shard)
-                self._incarnations[shard] = answer
+            if self._incarnations.get(shard, answer) != answer:
+                self._changed.add(shard)
+            self._incarnations[shard] = answer
+
+    def _tell_changed(self) -> list[int]:
+        changed = sorted(self._changed)
+        self._changed.clear()
         return changed
+
+    def _require_open(self) -> None:
+        for server in self._servers:
+            if not server.is_open:
+                msg = f"Redis {server.name}: not open"
+                raise BusUnavailableError(msg)
+
+    def _server_of(self, shard: int) -> _Server:
+        return self._servers[self.layout.server_of(shard)]
 
 
 class _Batch(NamedTuple):
@@ -340,7 +367,7 @@ def _pushed(outcome: int, epoch: bytes, offset: int) -> Pushed:
     return Pushed(_OUTCOMES[outcome], epoch, offset)
 
 
-def _run_id(info: Any) -> bytes:  # noqa: ANN401  (text, bytes, or a mapping, as the connection decodes)
+def _run_id(info: Any) -> bytes:
     text = info.decode() if isinstance(info, bytes) else str(info)
     for line in text.splitlines():
         if line.startswith("run_id:"):

@@ -33,7 +33,7 @@ class Source(NamedTuple):
     """12 bytes, from `source_id`."""
     offset: int
     """Kafka's offset."""
-    index: int
+    index: int  # type: ignore[assignment]  # Hides `tuple.index`, which nobody needs here.
     """Among the record's publications on this channel."""
 
 
