@@ -1,0 +1,160 @@
+"""Fixtures that give tests real parts. What they are made of is in tests/rig."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.rig import parts, process
+from tests.rig.kafka_server import KafkaCluster
+from tests.rig.parts import Part
+from tests.rig.process import Process, project_command
+from tests.rig.redis_server import RedisServer
+
+TESTS = Path(__file__).parent
+
+PART_OF_FIXTURE = {
+    "redis_server": Part.REDIS,
+    "start_redis": Part.REDIS,
+    "kafka": Part.KAFKA,
+    "start_kafka": Part.KAFKA,
+    "helm_tools": Part.HELM,
+    "browser_path": Part.BROWSER,
+}
+"""A test that uses one of these, itself or through another fixture, runs only where the part is."""
+
+
+def pytest_configure() -> None:
+    parts.put_parts_on_path()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if folder in {"integration", "faults"}:
+            item.add_marker(folder)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for fixture in getattr(item, "fixturenames", ()):
+        if fixture in PART_OF_FIXTURE:
+            parts.need(PART_OF_FIXTURE[fixture], item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in parts.report():
+        terminalreporter.write_line(line, yellow=True)
+
+
+def pytest_sessionfinish() -> None:
+    process.end_all()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One real Redis for the whole run. Tests take `redis_url`; those that break theirs, `start_redis`."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of the run's Redis, emptied for this test."""
+    redis_server.flush()
+    return redis_server.url
+
+
+class StartRedis(Protocol):
+    """Takes RedisServer's arguments and returns one that runs; it is killed after the test."""
+
+    def __call__(self, *, options: Mapping[str, str] | None = None, acl: Sequence[str] = ()) -> RedisServer: ...
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
+    """Start real Redis servers of this test's own, to be killed, paused and restarted at will."""
+    numbers = count(1)
+    with ExitStack() as servers:
+
+        def start(*, options: Mapping[str, str] | None = None, acl: Sequence[str] = ()) -> RedisServer:
+            return servers.enter_context(RedisServer(tmp_path / f"redis-{next(numbers)}", options=options, acl=acl))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """One real Kafka broker for the whole run. Topics are per test: take `topic`, or make names with `unique_name`."""
+    with KafkaCluster(tmp_path_factory.mktemp("kafka"), parts.KAFKA_LIBS) as cluster:
+        yield cluster
+
+
+class StartKafka(Protocol):
+    """Takes KafkaCluster's arguments and returns one that runs; it is killed after the test."""
+
+    def __call__(self, *, nodes: int = 1, settings: Mapping[str, str] | None = None) -> KafkaCluster: ...
+
+
+@pytest.fixture
+def start_kafka(tmp_path: Path) -> Iterator[StartKafka]:
+    """Start real Kafka clusters of this test's own, to be killed, paused and restarted at will."""
+    numbers = count(1)
+    with ExitStack() as clusters:
+
+        def start(*, nodes: int = 1, settings: Mapping[str, str] | None = None) -> KafkaCluster:
+            directory = tmp_path / f"kafka-{next(numbers)}"
+            return clusters.enter_context(KafkaCluster(directory, parts.KAFKA_LIBS, nodes=nodes, settings=settings))
+
+        yield start
+
+
+@pytest.fixture
+def unique_name() -> str:
+    """A name that no other test has, for topics and consumer groups."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def topic(kafka: KafkaCluster, unique_name: str) -> str:
+    """A fresh topic of one partition on the run's Kafka."""
+    return kafka.create_topic(unique_name)
+
+
+class StartProject(Protocol):
+    """Takes a console script's name and arguments, and returns the process; it is killed after the test."""
+
+    def __call__(self, name: str, *arguments: str | int | Path, env: Mapping[str, str] | None = None) -> Process: ...
+
+
+@pytest.fixture
+def start_project(tmp_path: Path) -> Iterator[StartProject]:
+    """Start `bridge`, `edge` or `distributary-tail` as their users do. What they logged is shown where the test fails."""
+    started: list[Process] = []
+    with ExitStack() as processes:
+
+        def start(name: str, *arguments: str | int | Path, env: Mapping[str, str] | None = None) -> Process:
+            log = tmp_path / f"{name}-{len(started) + 1}.log"
+            process_ = Process(project_command(name, *arguments), log=log, env={"PYTHONUNBUFFERED": "1", **(env or {})})
+            started.append(processes.enter_context(process_))
+            return process_
+
+        yield start
+    for each in started:
+        print(f"--- {each!r}\n{each.tail(60)}")  # noqa: T201 - pytest shows it with the failure
+
+
+@pytest.fixture(scope="session")
+def helm_tools() -> None:
+    """The test runs `helm` and `kubeconform`, which are on PATH then."""
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """The browser for playwright's `executable_path`."""
+    return parts.browser() or ""
