@@ -1,0 +1,135 @@
+"""Who is subscribed to what on this edge, and the loop that writes to them.
+
+A channel's subscribers are split by variant, and each variant into those *in step* (they hold the base: they get the delta) and those
+*behind* (they get the next publication whole, and then are in step). So the loop decides nothing: it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from edge.core.item import Step
+from edge.core.stream import ChannelStream, Gap
+from edge.core.variant import Label, Variant, full_frame, gap_message, step_frame
+from shared.publication import DeltaFormat
+
+Write = Callable[[bytes], None]
+"""Hands finished frames to a transport; never blocks, and may not change the hub."""
+
+
+class Subscription:
+    """One session on one channel. Compared by identity."""
+
+    __slots__ = ("channel", "variant", "write")
+
+    def __init__(self, channel: Channel, variant: Variant, write: Write) -> None:
+        self.channel = channel
+        self.variant = variant
+        self.write = write
+
+
+class _Group:
+    """The subscribers of one variant."""
+
+    __slots__ = ("behind", "in_step")
+
+    def __init__(self) -> None:
+        self.in_step: dict[Subscription, Write] = {}
+        self.behind: dict[Subscription, Write] = {}
+
+
+class Channel:
+    """One channel on this edge: its stream and its subscribers."""
+
+    __slots__ = ("groups", "label", "stream", "subscribers")
+
+    def __init__(self, label: Label, stream: ChannelStream) -> None:
+        self.label = label
+        self.stream = stream
+        self.subscribers = 0
+        self.groups: dict[Variant, _Group] = {}
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.label.name} {self.subscribers} subscribers {self.stream!r}>"
+
+    def add(self, subscription: Subscription, *, in_step: bool) -> None:
+        """Start delivering. `in_step`: the subscriber was just sent the newest publication, whole."""
+        group = self.groups.get(subscription.variant)
+        if group is None:
+            group = self.groups[subscription.variant] = _Group()
+        # Without deltas every publication is whole, so there is nothing to be behind of.
+        is_ready = in_step or subscription.variant.delta is DeltaFormat.NONE
+        (group.in_step if is_ready else group.behind)[subscription] = subscription.write
+        self.subscribers += 1
+
+    def remove(self, subscription: Subscription) -> None:
+        """Stop delivering."""
+        group = self.groups[subscription.variant]
+        if group.in_step.pop(subscription, None) is None:
+            del group.behind[subscription]
+        if not group.in_step and not group.behind:
+            del self.groups[subscription.variant]
+        self.subscribers -= 1
+
+    def deliver(self, steps: Sequence[Step]) -> None:
+        """Write one tick's publications to every subscriber: joined once, written once to each."""
+        label = self.label
+        for variant, group in self.groups.items():
+            frames = [step_frame(step, label, variant) for step in steps]
+            joined = frames[0] if len(frames) == 1 else b"".join(frames)
+            for write in group.in_step.values():
+                write(joined)
+            if group.behind:
+                frames[0] = full_frame(steps[0].item, label, variant)
+                joined = b"".join(frames)
+                for write in group.behind.values():
+                    write(joined)
+                group.in_step.update(group.behind)
+                group.behind.clear()
+
+    def tell_gap(self, gap: Gap, steps: Sequence[Step]) -> None:
+        """Tell every subscriber of a gap, and give the newest publication whole where there is one."""
+        for variant, group in self.groups.items():
+            message = variant.wrap(gap_message(gap, self.label, self.stream.epoch, variant.dialect))
+            joined = message + b"".join(full_frame(step.item, self.label, variant) for step in steps)
+            for write in (*group.in_step.values(), *group.behind.values()):
+                write(joined)
+            fresh = group.in_step | group.behind
+            is_ready = bool(steps) or variant.delta is DeltaFormat.NONE
+            group.in_step, group.behind = (fresh, {}) if is_ready else ({}, fresh)
+
+
+class Hub:
+    """The channels of this edge, by name. Numbers are given once and never again in the life of the process."""
+
+    def __init__(self, *, ring_items: int, ring_bytes: int) -> None:
+        self._ring_items = ring_items
+        self._ring_bytes = ring_bytes
+        self._channels: dict[str, Channel] = {}
+        self._numbers = 0
+
+    def __repr__(self) -> str:
+        return f"<Hub {len(self._channels)} channels>"
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __iter__(self) -> Iterator[Channel]:
+        return iter(list(self._channels.values()))
+
+    def get(self, name: str) -> Channel | None:
+        """The channel, or None where nobody here has asked for it lately."""
+        return self._channels.get(name)
+
+    def open(self, name: str) -> Channel:
+        """The channel, made if need be."""
+        channel = self._channels.get(name)
+        if channel is None:
+            self._numbers += 1
+            stream = ChannelStream(max_items=self._ring_items, max_bytes=self._ring_bytes)
+            channel = self._channels[name] = Channel(Label(name, self._numbers), stream)
+        return channel
+
+    def drop(self, name: str) -> None:
+        """Forget a channel that nobody subscribes to."""
+        del self._channels[name]

@@ -1,0 +1,80 @@
+"""What a subscriber gets first: everything after its position, or an honest `recovered: false` and the newest value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edge.core.item import Item
+from edge.core.stream import ChannelStream, Gap, Missed
+from shared.publication import Kind, Position
+
+
+class Rewind(msgspec.Struct, frozen=True):
+    """How far back a new subscriber wants to start: the newest `count` publications, or those of the last `age_ms`."""
+
+    count: int = 0
+    age_ms: int = 0
+
+
+class Start(msgspec.Struct, frozen=True):
+    """The publications that a subscriber gets first, in order."""
+
+    items: list[Item]
+    recovered: bool | None = None
+    """None where the subscriber named no position."""
+    gap: Gap | None = None
+    """Set exactly where `recovered` is False."""
+
+
+class NeedHistory(msgspec.Struct, frozen=True):
+    """The ring does not reach back far enough: read the newest `count` publications from the bus, then ask again with them."""
+
+    count: int
+
+
+def start_new(stream: ChannelStream, rewind: Rewind | None, now_ms: int, *, most: int, items: Sequence[Item] | None = None) -> Start | NeedHistory:
+    """Where a subscriber without a position starts. `items` is what a read of the bus brought, once it was made."""
+    if rewind is None:
+        newest = stream.newest
+        return Start([newest] if newest is not None and stream.kind is not Kind.STREAM else [])
+    held = list(stream.ring) if items is None else list(items)
+    wanted = most if rewind.age_ms else min(rewind.count, most)
+    if items is None and len(held) < wanted and not stream.reaches_back_to_start:
+        return NeedHistory(wanted)
+    if rewind.age_ms:
+        since = now_ms - rewind.age_ms
+        young = [item for item in held if item.time_ms is None or item.time_ms >= since]
+        return Start(young or (held[-1:] if stream.kind is not Kind.STREAM else []))
+    return Start(held[-wanted:])
+
+
+def start_from(
+    stream: ChannelStream, position: Position, *, most: int, most_bytes: int, items: Sequence[Item] | None = None
+) -> Start | NeedHistory:
+    """Where a subscriber with a position starts. `items` is what a read of the bus brought, once it was made."""
+    newest = stream.newest
+    if stream.epoch is None or position.epoch != stream.epoch:
+        return _lost(newest, "epoch_changed")
+    if position.offset > stream.offset:
+        return _lost(newest, "position_ahead")
+    missed = stream.offset - position.offset
+    if missed > most:
+        return _lost(newest, "too_large", position)
+    held = stream.ring if items is None else items
+    if missed and held[0].offset > position.offset + 1:
+        if items is None and not stream.reaches_back_to_start:
+            return NeedHistory(missed)
+        return _lost(newest, "history_trimmed", position)
+    following = [item for item in held if item.offset > position.offset]
+    if sum(len(item.payload) for item in following) > most_bytes and len(following) > 1:
+        return _lost(newest, "too_large", position)
+    return Start(following, recovered=True)
+
+
+def _lost(newest: Item | None, reason: str, position: Position | None = None) -> Start:
+    missed = None
+    if position is not None and newest is not None and newest.offset - 1 > position.offset:
+        missed = Missed(position.offset + 1, newest.offset - 1)
+    return Start([newest] if newest else [], recovered=False, gap=Gap(reason, missed))

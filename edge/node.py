@@ -1,0 +1,311 @@
+"""One edge process: it ties the hub to the bus.
+
+For each channel in use there is a *lane*. While a lane is live, envelopes from the bus become steps and are delivered at once. When one
+does not follow from what is held, the lane stops being live: envelopes wait, the bus is read, what was missed is delivered (or the gap
+told), then what waited, and the lane is live again. Subscribers that come meanwhile wait too, so what a subscriber is told at its
+start and what is delivered afterwards always join without a hole or a duplicate: both happen in one turn of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from edge.core.hub import Channel, Hub, Subscription
+from edge.core.item import Item, Step
+from edge.core.limits import Limits
+from edge.core.protocol import CommandError, Subscribe
+from edge.core.recovery import NeedHistory, Start, start_from, start_new
+from edge.core.stream import OutOfStep
+from edge.ports import Bus
+from shared.envelope import Envelope
+from shared.errors import BusUnavailableError
+
+log = logging.getLogger("distributary.edge.node")
+
+MAX_WAITING_ENVELOPES = 1_000
+"""Of one lane that is not live. Beyond it they are dropped: the read that follows brings them."""
+FIRST_RETRY_S = 0.2
+LAST_RETRY_S = 10.0
+
+
+class Subscriber(Protocol):
+    """Who asks for a channel. One of the two is called, once, possibly before `subscribe` returns."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+    def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
+        """Send the start and join the channel, in this turn of the event loop."""
+
+    def refuse(self, request: Subscribe, error: CommandError) -> None:
+        """Tell that it did not work."""
+
+
+class _Lane:
+    """A channel between the bus and its subscribers."""
+
+    __slots__ = ("again", "channel", "counted_bytes", "early", "is_live", "task", "waiting")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.is_live = False
+        self.waiting: list[tuple[Subscribe, Subscriber]] = []
+        self.early: list[Envelope] = []
+        self.task: asyncio.Task[None] | None = None
+        self.again = False
+        """Whether the bus must be read once more after the read under way."""
+        self.counted_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.channel!r} {'live' if self.is_live else 'reading'} {len(self.waiting)} waiting>"
+
+
+class Node:
+    """The channels and subscribers of one edge process."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        now_ms: Callable[[], int],
+        random: Callable[[], float],
+    ) -> None:
+        self.limits = limits
+        self.hub = Hub(ring_items=limits.ring_items, ring_bytes=limits.ring_bytes)
+        self.clock = clock
+        self.gaps = 0
+        """How many gaps subscribers were told of, counted by channel."""
+        self.publications = 0
+        self._bus = bus
+        self._now_ms = now_ms
+        self._random = random
+        self._lanes: dict[str, _Lane] = {}
+        self._idle: dict[str, float] = {}
+        self._held_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Node {len(self._lanes)} channels, {self._held_bytes} bytes held, {len(self._idle)} idle>"
+
+    @property
+    def held_bytes(self) -> int:
+        """Payload bytes in all rings."""
+        return self._held_bytes
+
+    @property
+    def channels(self) -> list[str]:
+        """Every channel that is subscribed to on the bus."""
+        return list(self._lanes)
+
+    # -- subscribers ---------------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, request: Subscribe, subscriber: Subscriber) -> None:
+        """Start `subscriber` on a channel, now or when the bus has answered."""
+        lane = self._lanes.get(request.channel)
+        if lane is None:
+            if len(self._lanes) >= self.limits.max_channels:
+                subscriber.refuse(request, _unavailable(request, "this edge serves as many channels as it may"))
+                return
+            lane = self._lanes[request.channel] = _Lane(self.hub.open(request.channel))
+        self._idle.pop(request.channel, None)
+        if lane.is_live and not self._start(lane, request, subscriber):
+            return
+        lane.waiting.append((request, subscriber))
+        self._read(lane)
+
+    def leave(self, subscription: Subscription) -> None:
+        """End a subscription."""
+        channel = subscription.channel
+        channel.remove(subscription)
+        self._note_idle(self._lanes[channel.label.name])
+
+    def forget_idle(self) -> None:
+        """Drop the channels that nobody has used for `linger_s`. Call it every second or so."""
+        due = self.clock() - self.limits.linger_s
+        for name, since in list(self._idle.items()):
+            if since > due:
+                break
+            del self._idle[name]
+            if self._lanes[name].task is None:
+                self._drop(self._lanes[name])
+
+    async def close(self) -> None:
+        """End every read under way."""
+        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- the bus -------------------------------------------------------------------------------------------------------------------
+
+    def on_publications(self, arrived: Sequence[tuple[str, Envelope]]) -> None:
+        """One read of the bus brought these; every channel is delivered once."""
+        ticks: dict[_Lane, list[Step]] = {}
+        for name, envelope in arrived:
+            lane = self._lanes.get(name)
+            if lane is None:
+                continue
+            if not lane.is_live:
+                if len(lane.early) < MAX_WAITING_ENVELOPES:
+                    lane.early.append(envelope)
+                continue
+            step = lane.channel.stream.apply(envelope)
+            if type(step) is Step:
+                ticks.setdefault(lane, []).append(step)
+            elif type(step) is OutOfStep:
+                self._fall_behind(lane, envelope, step.why)
+        for lane, steps in ticks.items():
+            self._deliver(lane, steps)
+
+    def on_verify(self, channels: Sequence[str], why: str) -> None:
+        """Read these channels from the bus: what is held may be out of date. Delivery goes on meanwhile."""
+        log.debug("verifying %d channels: %s", len(channels), why)
+        for name in channels:
+            lane = self._lanes.get(name)
+            if lane is not None:
+                lane.again = True
+                self._read(lane)
+
+    # -- lanes ---------------------------------------------------------------------------------------------------------------------
+
+    def _fall_behind(self, lane: _Lane, envelope: Envelope, why: str) -> None:
+        log.info("reading %s from the bus: %s", lane.channel.label.name, why)
+        lane.is_live = False
+        lane.early.append(envelope)
+        self._read(lane)
+
+    def _read(self, lane: _Lane) -> None:
+        if lane.task is None:
+            lane.task = asyncio.get_running_loop().create_task(self._keep_reading(lane))
+
+    async def _keep_reading(self, lane: _Lane) -> None:
+        """Read the bus until the lane is live, verified, and nobody waits."""
+        retry_s = FIRST_RETRY_S
+        deadline = self.clock() + self.limits.subscribe_timeout_s
+        try:
+            while lane.again or lane.waiting or not lane.is_live:
+                try:
+                    await self._read_once(lane)
+                    retry_s = FIRST_RETRY_S
+                except BusUnavailableError as error:
+                    lane.again = True
+                    if self.clock() >= deadline:
+                        self._refuse_waiting(lane, str(error))
+                        deadline = self.clock() + self.limits.subscribe_timeout_s
+                    if not lane.channel.subscribers and not lane.waiting:
+                        break
+                    await asyncio.sleep(retry_s * (0.5 + self._random()))
+                    retry_s = min(retry_s * 2, LAST_RETRY_S)
+        except Exception:
+            log.exception("reading %r failed; its subscribers are refused", lane)
+            self._refuse_waiting(lane, "internal error")
+        finally:
+            lane.task = None
+        self._note_idle(lane)
+
+    async def _read_once(self, lane: _Lane) -> None:
+        name = lane.channel.label.name
+        await self._bus.subscribe(name)
+        if lane.again or not lane.is_live:
+            lane.again = False
+            await self._refill(lane)
+        await self._serve_waiting(lane)
+
+    async def _refill(self, lane: _Lane) -> None:
+        """Bring the stream up to what the bus holds, deliver it, then what arrived meanwhile."""
+        stream, most = lane.channel.stream, self.limits.max_recovery_items
+        asked = 1
+        while True:
+            history = await self._bus.read(lane.channel.label.name, asked)
+            refill = stream.refill(history.envelopes, asked=asked, most=most)
+            if not refill.needs_more:
+                break
+            # A few more than are missing now: publications go on while the bus is read.
+            asked = min(refill.needs_more + 8, most)
+        if refill.gap is not None:
+            self.gaps += 1
+            lane.channel.tell_gap(refill.gap, refill.steps)
+        elif refill.steps:
+            lane.channel.deliver(refill.steps)
+        self._count_bytes(lane)
+        if not lane.is_live:
+            lane.is_live = True
+            early, lane.early = lane.early, []
+            self.on_publications([(lane.channel.label.name, envelope) for envelope in early])
+
+    async def _serve_waiting(self, lane: _Lane) -> None:
+        """Start those who wait; for those who want more than the ring has, read the history once for all of them."""
+        wanted = self._start_waiting(lane)
+        if not wanted or not lane.is_live:
+            return
+        history = await self._bus.read(lane.channel.label.name, wanted)
+        items = lane.channel.stream.extend(history.envelopes, asked=wanted)
+        self._count_bytes(lane)
+        self._start_waiting(lane, items, wanted)
+
+    def _start_waiting(self, lane: _Lane, items: list[Item] | None = None, asked: int = 0) -> int:
+        """Start all who can be, with `items` those who need at most `asked` of them; returns how much history the others need."""
+        wanted = 0
+        waiting, lane.waiting = lane.waiting, []
+        for request, subscriber in waiting:
+            if subscriber.is_closed:
+                continue
+            needed = self._start(lane, request, subscriber) if lane.is_live else 1
+            if 0 < needed <= asked:
+                needed = self._start(lane, request, subscriber, items)
+            if needed:
+                lane.waiting.append((request, subscriber))
+                wanted = max(wanted, needed)
+        return wanted
+
+    def _start(self, lane: _Lane, request: Subscribe, subscriber: Subscriber, items: list[Item] | None = None) -> int:
+        """Start a subscriber; returns 0, or how much history must be read first."""
+        stream, limits = lane.channel.stream, self.limits
+        if request.position is not None:
+            start = start_from(stream, request.position, most=limits.max_recovery_items, most_bytes=limits.max_recovery_bytes, items=items)
+        else:
+            start = start_new(stream, request.rewind, self._now_ms(), most=limits.max_recovery_items, items=items)
+        if isinstance(start, NeedHistory):
+            return start.count
+        subscriber.begin(request, lane.channel, start)
+        return 0
+
+    def _refuse_waiting(self, lane: _Lane, why: str) -> None:
+        waiting, lane.waiting = lane.waiting, []
+        for request, subscriber in waiting:
+            if not subscriber.is_closed:
+                subscriber.refuse(request, _unavailable(request, f"the bus does not answer ({why}); try again"))
+
+    def _deliver(self, lane: _Lane, steps: list[Step]) -> None:
+        self.publications += len(steps)
+        lane.channel.deliver(steps)
+        self._count_bytes(lane)
+
+    def _count_bytes(self, lane: _Lane) -> None:
+        stream = lane.channel.stream
+        if self._held_bytes + stream.bytes_held - lane.counted_bytes > self.limits.max_ring_bytes:
+            stream.shrink()
+        self._held_bytes += stream.bytes_held - lane.counted_bytes
+        lane.counted_bytes = stream.bytes_held
+
+    def _note_idle(self, lane: _Lane) -> None:
+        name = lane.channel.label.name
+        if not lane.channel.subscribers and not lane.waiting and lane.task is None and self._lanes.get(name) is lane:
+            self._idle.pop(name, None)
+            self._idle[name] = self.clock()
+
+    def _drop(self, lane: _Lane) -> None:
+        name = lane.channel.label.name
+        self._held_bytes -= lane.counted_bytes
+        del self._lanes[name]
+        self.hub.drop(name)
+        self._bus.unsubscribe(name)
+
+
+def _unavailable(request: Subscribe, message: str) -> CommandError:
+    return CommandError("unavailable", message, command_id=request.id, channel=request.channel, retry=True)

@@ -1,0 +1,57 @@
+"""What the edge needs from outside: a bus to read from, and a pipe to each client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from shared.envelope import Envelope
+
+
+class ChannelHistory(msgspec.Struct, frozen=True):
+    """What the bus holds of one channel: its newest publications, full, oldest first, without a hole. Empty: no such channel."""
+
+    envelopes: list[Envelope]
+    asked: int
+    """How many were asked for; fewer came where the bus holds fewer."""
+
+
+class BusEvents(Protocol):
+    """What the bus tells the node. Called on the event loop, in order; must not block."""
+
+    def on_publications(self, arrived: Sequence[tuple[str, Envelope]]) -> None:
+        """One read of the bus brought these: (channel, envelope), in the bus's order."""
+
+    def on_verify(self, channels: Sequence[str], why: str) -> None:
+        """What is known of these channels may be out of date: read them."""
+
+
+class Bus(Protocol):
+    """The bus as an edge sees it: read only. Every call is bounded in time."""
+
+    async def subscribe(self, channel: str) -> None:
+        """Return once publications of `channel` arrive at `BusEvents.on_publications`.
+
+        Stays subscribed over reconnects until `unsubscribe`; raises BusUnavailableError if that takes too long.
+        """
+
+    def unsubscribe(self, channel: str) -> None:
+        """Stop getting publications of `channel`. Some may still arrive."""
+
+    async def read(self, channel: str, count: int) -> ChannelHistory:
+        """Read the newest `count` publications; raise BusUnavailableError if the bus is away or cannot be trusted yet."""
+
+
+class ClientPipe(Protocol):
+    """A transport as a session sees it. Nothing here blocks."""
+
+    def write(self, frames: bytes) -> None:
+        """Send finished frames; dropped where the client is gone."""
+
+    def allow_burst(self, size: int) -> None:
+        """`size` bytes, which the client asked for, are about to be written: they do not make it a slow consumer."""
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection, telling the client why (docs/protocol.md, section 7)."""
