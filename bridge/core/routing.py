@@ -1,0 +1,302 @@
+"""From records to drafts: which routes a record matches, and what each makes of it.
+
+    Router(rules).route(record) -> Routed(drafts, problems, ...)
+
+`route` raises nothing on any record. The same record gives the same drafts in the same order: what a draft is numbered with
+(`Draft.index`) identifies its publication when a record is processed again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from bridge.core.draft import Draft, RecordProblem
+from bridge.core.expression import EvaluationError, Expression, describe, is_true
+from bridge.core.record import Record
+from bridge.core.ruleset import CompiledRules, Format, Projection, Route
+from bridge.core.scope import Scope
+from shared.publication import ContentType
+
+MAX_PROBLEMS_A_ROUTE = 20
+"""Problems told for one route and record; `Routed.failed` counts them all."""
+MAX_DRAFTS_A_RECORD = 100_000
+MAX_BYTES_A_RECORD = 268_435_456
+"""Payload bytes that one record may become: `project: value` of a large array squares its size."""
+MAX_CACHED_TOPICS = 10_000
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+# What encoding raises on what an expression can give: `&x` by itself, half of a surrogate pair, nesting beyond the stack.
+_ENCODING_ERRORS = (msgspec.MsgspecError, RecursionError, TypeError, ValueError, OverflowError)
+
+
+class Routed(msgspec.Struct):
+    """What became of one record. Counts are over all routes that it matched."""
+
+    drafts: list[Draft] = msgspec.field(default_factory=list)
+    """In the order of routes, then of items."""
+    problems: list[RecordProblem] = msgspec.field(default_factory=list)
+    matched: int = 0
+    """Routes whose source has the record's topic. 0 with a subscription wider than the rules, or while rules change."""
+    filtered: int = 0
+    """Items that a `where` left out."""
+    failed: int = 0
+    """Items, or whole records, that a route could not handle."""
+    is_tombstone: bool = False
+    """The record has no value: nothing is made of it."""
+
+
+class Router:
+    """Applies rules to records. Not for use by several threads at once: its caches are not locked."""
+
+    def __init__(self, rules: CompiledRules) -> None:
+        self._runners = [_RouteRunner(route) for route in rules.routes]
+        self._by_topic: dict[str, list[_RouteRunner]] = {}
+
+    def __repr__(self) -> str:
+        return f"Router(routes={[runner.route.name for runner in self._runners]}, topics_seen={len(self._by_topic)})"
+
+    def route(self, record: Record) -> Routed:
+        """Make the drafts of `record`. Never raises; a problem with one item leaves the others alone."""
+        runners = self._runners_of(record.topic)
+        routed = Routed(matched=len(runners))
+        if record.value is None:
+            routed.is_tombstone = True
+            return routed
+        visit = _Visit(record, routed)
+        for runner in runners:
+            runner.run(visit)
+        return routed
+
+    def routes_of(self, topic: str) -> list[str]:
+        """The names of the routes that records of `topic` come to."""
+        return [runner.route.name for runner in self._runners_of(topic)]
+
+    def _runners_of(self, topic: str) -> list[_RouteRunner]:
+        found = self._by_topic.get(topic)
+        if found is None:
+            found = [runner for runner in self._runners if runner.takes(topic)]
+            if len(self._by_topic) >= MAX_CACHED_TOPICS:
+                self._by_topic.clear()
+            self._by_topic[topic] = found
+        return found
+
+
+class _Visit:
+    """One record on its way through the routes: what is decoded once, and what numbers its drafts."""
+
+    __slots__ = ("_decoded", "budget", "counts", "record", "routed", "scope", "value")
+
+    def __init__(self, record: Record, routed: Routed) -> None:
+        self.record = record
+        self.value = record.value or b""
+        self.routed = routed
+        self.scope = Scope(record)
+        self.counts: dict[str, int] = {}
+        self.budget = MAX_BYTES_A_RECORD
+        self._decoded: dict[Format, Any] = {}
+
+    def decode(self, format_: Format) -> Any:
+        """The record's value as `format_` reads it; parsed once. Raises EvaluationError where it is not such a value."""
+        if format_ not in self._decoded:
+            try:
+                self._decoded[format_] = _DECODERS[format_](self.value)
+            except EvaluationError as error:
+                self._decoded[format_] = error
+        decoded = self._decoded[format_]
+        if isinstance(decoded, EvaluationError):
+            raise decoded
+        return decoded
+
+
+def _decode_json(data: bytes) -> Any:
+    try:
+        return _decode(data)
+    except UnicodeDecodeError as error:
+        # Its `start` counts from the beginning of a string inside the JSON, so look for the place in the whole value.
+        raise EvaluationError(_not_utf8(data, error)) from error
+    except RecursionError:
+        msg = "the value is JSON nested too deeply to be read"
+    except (msgspec.MsgspecError, ValueError) as error:
+        reason = str(error).removeprefix("JSON is malformed: ")
+        if not data.strip():
+            reason = "it is empty"
+        msg = f"the value is not JSON: {reason}; correct the producer, or read this topic with format `string` or `raw`"
+    raise EvaluationError(msg)
+
+
+def _decode_text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise EvaluationError(_not_utf8(data, error)) from error
+
+
+def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
+    position = error.start
+    try:
+        data.decode()
+    except UnicodeDecodeError as whole:
+        position = whole.start
+    return f"the value is not UTF-8 text (byte {position}); correct the producer, or read this topic with format `raw`"
+
+
+def _decode_nothing(_: bytes) -> None:
+    """Raw bytes are null to expressions."""
+
+
+_DECODERS: dict[Format, Callable[[bytes], Any]] = {Format.JSON: _decode_json, Format.STRING: _decode_text, Format.RAW: _decode_nothing}
+
+
+class _RouteRunner:
+    """One route, made ready for the hot path."""
+
+    __slots__ = ("_channels", "_format", "_needs_value", "_payload_of", "_split", "_where", "_where_needs_value", "content_type", "route")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.content_type: ContentType = route.content_type
+        self._format = route.source.format
+        self._split = route.split.evaluate if route.split is not None else None
+        self._where = route.where.evaluate if route.where is not None else None
+        self._where_needs_value = route.where is not None and route.where.needs_value
+        self._channels = tuple(template.render for template in route.channels)
+        self._payload_of = _payload_function(route.projection)
+        # A value that is passed on as it came is decoded all the same, to check it: clients must never get what is no JSON
+        # (no text) under the name of JSON (text).
+        passes_value_on = route.projection is None and self._format is not Format.RAW
+        self._needs_value = passes_value_on or any(expression.needs_value for expression in route.expressions)
+
+    def takes(self, topic: str) -> bool:
+        """Whether records of `topic` are for this route."""
+        source = self.route.source
+        if source.topic_pattern is not None:
+            return re.match(source.topic_pattern, topic) is not None
+        return topic in source.topics
+
+    def run(self, visit: _Visit) -> None:
+        """Add to `visit.routed` what this route makes of the record."""
+        try:
+            if self._split is None:
+                self._run_whole(visit)
+            else:
+                self._run_split(visit)
+        except EvaluationError as error:
+            visit.routed.failed += 1
+            self._tell(visit, str(error))
+
+    def _run_whole(self, visit: _Visit) -> None:
+        scope = visit.scope
+        where = self._where
+        scope.put_value(None)
+        if where is not None and not self._where_needs_value and not is_true(where(scope)):
+            visit.routed.filtered += 1
+            return
+        if self._needs_value:
+            scope.put_value(visit.decode(self._format))
+            if where is not None and self._where_needs_value and not is_true(where(scope)):
+                visit.routed.filtered += 1
+                return
+        payload = visit.value if self._payload_of is None else self._payload_of(scope)
+        self._publish(visit, [render(scope) for render in self._channels], payload)
+
+    def _run_split(self, visit: _Visit) -> None:
+        scope = visit.scope
+        scope.put_value(visit.decode(self._format) if self._needs_value else None)
+        assert self._split is not None  # noqa: S101 - for the type checker; `run` decided on it
+        where, channels = self._where, self._channels
+        payload_of = self._payload_of or _encoded_item
+        told = 0
+        for index, item in _items(self._split(scope)):
+            scope.put_item(index, item)
+            try:
+                if where is not None and not is_true(where(scope)):
+                    visit.routed.filtered += 1
+                    continue
+                names = [render(scope) for render in channels]
+                self._publish(visit, names, payload_of(scope))
+            except _TooMuchError:
+                raise
+            except EvaluationError as error:
+                visit.routed.failed += 1
+                told += 1
+                if told <= MAX_PROBLEMS_A_ROUTE:
+                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}")
+        if told > MAX_PROBLEMS_A_ROUTE:
+            self._tell(visit, f"{told - MAX_PROBLEMS_A_ROUTE} more items have problems")
+
+    def _publish(self, visit: _Visit, names: list[str], payload: bytes) -> None:
+        """All of an item's drafts, or (where the caller saw a problem) none."""
+        counts, drafts, route = visit.counts, visit.routed.drafts, self.route
+        visit.budget -= len(payload) * len(names)
+        if visit.budget < 0 or len(drafts) + len(names) > MAX_DRAFTS_A_RECORD:
+            msg = (
+                f"the record becomes more than {MAX_DRAFTS_A_RECORD} publications or {MAX_BYTES_A_RECORD} bytes; "
+                "the rest of it was not made: project less of each item"
+            )
+            raise _TooMuchError(msg)
+        for name in names:
+            index = counts.get(name, 0)
+            counts[name] = index + 1
+            drafts.append(Draft(name, payload, self.content_type, index, route.settings, route.name))
+
+    def _tell(self, visit: _Visit, what: str) -> None:
+        message = f"{visit.record.where}: route {self.route.name}: {what}"
+        visit.routed.problems.append(RecordProblem(self.route.name, self.route.on_error, message))
+
+
+class _TooMuchError(EvaluationError):
+    """A record that would become too much: it ends the route, where another problem ends only its item."""
+
+
+def _items(container: Any) -> Iterable[tuple[int | str, Any]]:
+    if isinstance(container, list):
+        return enumerate(container)
+    if isinstance(container, dict):
+        return container.items()
+    msg = f"`split` gave {describe(container)}; it needs an array or an object"
+    raise EvaluationError(msg)
+
+
+def _payload_function(projection: Projection | None) -> Callable[[Scope], bytes] | None:
+    """What makes the payload of an item; None where the record's bytes (or, after a split, the item) are the payload."""
+    if projection is None:
+        return None
+    if projection.whole is not None:
+        return _whole_payload(projection.whole)
+    return _object_payload(projection.fields)
+
+
+def _whole_payload(expression: Expression) -> Callable[[Scope], bytes]:
+    evaluate = expression.evaluate
+
+    def payload_of(scope: Scope) -> bytes:
+        return _encoded(evaluate(scope))
+
+    return payload_of
+
+
+def _object_payload(fields: tuple[tuple[str, Expression], ...]) -> Callable[[Scope], bytes]:
+    evaluators = [(name, expression.evaluate) for name, expression in fields]
+
+    def payload_of(scope: Scope) -> bytes:
+        return _encoded({name: evaluate(scope) for name, evaluate in evaluators})
+
+    return payload_of
+
+
+def _encoded_item(scope: Scope) -> bytes:
+    return _encoded(scope.item)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    except _ENCODING_ERRORS as error:
+        msg = f"the payload cannot be written as JSON: {str(error)[:200]}"
+        raise EvaluationError(msg) from error

@@ -1,0 +1,291 @@
+"""The shape of a rules file: every setting with its type and bounds. docs/rules.md says the same in prose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf
+from pydantic_core import PydanticCustomError
+
+from bridge.core.draft import OnError
+from bridge.core.expression import Expression, compile_expression
+from bridge.core.ruleset import Format, Projection
+from bridge.core.template import Template, compile_template
+from bridge.rules.units import format_duration, format_size, parse_duration_ms, parse_size
+from shared.errors import ConfigurationError
+from shared.publication import DELTA_NAMES, DeltaFormat, Kind
+
+MAX_SOURCES = 100
+MAX_ROUTES = 1_000
+MAX_TOPICS = 1_000
+MAX_CHANNELS = 20
+MAX_PROJECTED_FIELDS = 200
+
+MAX_HISTORY_SIZE = 100_000
+MIN_HISTORY_BYTES = 1_024
+MAX_HISTORY_BYTES = 1_073_741_824
+MIN_HISTORY_AGE_MS = 1_000
+MIN_TTL_MS = 60_000
+MAX_TTL_MS = 365 * 86_400_000
+
+NOT_YET_SETTINGS = frozenset(
+    {
+        "cluster", "clusters", "dead_letter", "descriptor", "id", "key", "max_rate", "message", "mode", "schema_registry", "subject",
+        "timestamp", "version",
+    }
+)  # fmt: skip
+"""Settings that are planned: told apart from typing errors."""
+
+_E = TypeVar("_E")
+
+
+def _refuse(*texts: str) -> NoReturn:
+    """Raise an error that carries our own words through pydantic."""
+    raise _error([("", text) for text in texts])
+
+
+def _error(pairs: list[tuple[str, str]]) -> PydanticCustomError:
+    """An error of pairs: the name inside the setting (or nothing), and the text."""
+    return PydanticCustomError("rules", "{problems}", {"problems": pairs})
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    hint = ""
+    if isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) is None:
+        hint = f'; did you mean "{{{next(iter(value))}}}"? A text that begins with {{ is put in quotes'
+    elif isinstance(value, bool | int | float):
+        hint = "; put it in quotes"
+    _refuse(f"must be a text, not {kind_of(value)}{hint}")
+
+
+def kind_of(value: object) -> str:
+    """What YAML calls a value."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "true or false"
+    names = {int: "a number", float: "a number", str: "a text", list: "a list", dict: "a mapping"}
+    return names.get(type(value), "this")
+
+
+def _compiled(compile_: Callable[[str], _E]) -> Callable[[object], _E]:
+    def parse(value: object) -> _E:
+        try:
+            return compile_(_text(value))
+        except ConfigurationError as error:
+            raise _error([("", text) for text in error.problems]) from None
+
+    return parse
+
+
+def _one_of(what: str, values: dict[str, _E], not_yet: tuple[str, ...] = ()) -> Callable[[object], _E]:
+    def parse(value: object) -> _E:
+        text = _text(value)
+        if text in values:
+            return values[text]
+        if text in not_yet:
+            _refuse(f'{what} "{text}" is planned, and this version does not have it yet; it has {", ".join(values)}')
+        close = get_close_matches(text.lower(), [*values, *not_yet], n=1)
+        hint = f'did you mean "{close[0]}"?' if close else f"it is one of {', '.join(values)}"
+        _refuse(f'there is no {what} "{_short(text)}"; {hint}')
+
+    return parse
+
+
+def _between(
+    parse: Callable[[object], int], low: int, high: int, show: Callable[[int], str], *, or_zero: bool = False
+) -> Callable[[object], int]:
+    def checked(value: object) -> int:
+        try:
+            number = parse(value)
+        except ValueError as error:
+            raise _error([("", str(error))]) from None
+        if (or_zero and number == 0) or low <= number <= high:
+            return number
+        zero = "0 (none) or " if or_zero else ""
+        _refuse(f"must be {zero}from {show(low)} to {show(high)}, not {show(number)}")
+
+    return checked
+
+
+def _count(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    msg = f"must be a whole number, not {kind_of(value)}"
+    raise ValueError(msg)
+
+
+def _name(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
+        what = "at most 100 ASCII letters, digits, _ . and -, a letter or digit first"
+        _refuse(f'"{_short(text)}" cannot be a name, as it stands in logs and metrics: use {what}')
+    return text
+
+
+def _topic(value: object) -> str:
+    text = _text(value)
+    if text.startswith("^"):
+        _refuse("is a pattern; write it as topic_pattern")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", text) or text in {".", ".."}:
+        _refuse(f'"{_short(text)}" is not the name of a Kafka topic: at most 249 ASCII letters, digits, . _ and -')
+    return text
+
+
+def _topic_pattern(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("^"):
+        _refuse(f'must begin with ^, as Kafka clients want it; did you mean "^{_short(text)}"?')
+    if len(text) > 500:
+        _refuse("is longer than 500 characters")
+    # librdkafka matches with POSIX extended expressions, the bridge with Python's: what only one of them knows is refused.
+    other = re.search(r"\\[A-Za-z0-9]|\(\?|[*+?}][?+]|\[\[[:.=]", text)
+    if other:
+        _refuse(f'has "{other[0]}", which Kafka clients read otherwise; use plain classes such as [0-9]')
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise _error([("", f"is not a regular expression: {error}")]) from None
+    return text
+
+
+def _list_of_channels(value: object) -> object:
+    if isinstance(value, list):
+        if not value:
+            _refuse("must name at least one channel")
+        if len(value) > MAX_CHANNELS:
+            _refuse(f"has more than {MAX_CHANNELS} templates")
+        return value
+    return [value]
+
+
+def _projection(value: object) -> Projection:
+    if not isinstance(value, dict):
+        if isinstance(value, list):
+            _refuse("must be a mapping of names to expressions, or one expression, not a list")
+        return Projection(whole=_compiled(compile_expression)(value))
+    if not value:
+        _refuse("must name at least one field; without `project` the item itself is sent")
+    if len(value) > MAX_PROJECTED_FIELDS:
+        _refuse(f"has more than {MAX_PROJECTED_FIELDS} fields")
+    fields: list[tuple[str, Expression]] = []
+    problems: list[tuple[str, str]] = []
+    for name, expression in value.items():
+        try:
+            fields.append((str(name), _compiled(compile_expression)(expression)))
+        except PydanticCustomError as error:
+            problems.extend((str(name), text) for _, text in (error.context or {})["problems"])
+    if problems:
+        raise _error(problems)
+    return Projection(fields=tuple(fields))
+
+
+def _strict_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    hint = f"; write {'true' if value in {'yes', 'on'} else 'false'}" if value in ("yes", "no", "on", "off") else ""
+    _refuse(f"must be true or false, not {kind_of(value)}{hint}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _version(value: object) -> int:
+    if isinstance(value, bool) or value != 1:
+        _refuse(f"must be 1, the only version of rules that there is, not {_short(repr(value))}")
+    return 1
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        _refuse(f"must be a list, not {kind_of(value)}")
+    if not value:
+        _refuse("must have at least one entry")
+    return value
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        _refuse(f"must be a mapping, not {kind_of(value)}")
+    return value
+
+
+def _list_of_topics(value: object) -> list[Any]:
+    topics = _list(value)
+    if len(topics) > MAX_TOPICS:
+        _refuse(f"has more than {MAX_TOPICS} topics; use topic_pattern")
+    if len({repr(topic) for topic in topics}) < len(topics):
+        _refuse("names a topic twice")
+    return topics
+
+
+# Each validator stands outside of `| None`, so that a setting that is there but empty is told, and not taken for one left out.
+_Name = Annotated[str, BeforeValidator(_name)]
+_Expression = Annotated[InstanceOf[Expression] | None, BeforeValidator(_compiled(compile_expression))]
+_Template = Annotated[InstanceOf[Template], BeforeValidator(_compiled(compile_template))]
+_Topic = Annotated[str, BeforeValidator(_topic)]
+_Flag = Annotated[bool | None, BeforeValidator(_strict_bool)]
+_KINDS = {"stream": Kind.STREAM, "latest": Kind.LATEST}
+_DELTAS = {name: format_ for format_, name in DELTA_NAMES.items()}
+_FORMATS = {format_.value: format_ for format_ in Format}
+_ON_ERROR = {action.value: action for action in OnError}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class HistoryModel(_Model):
+    """How much of a channel is kept for those who come back: whichever bound is reached first."""
+
+    size: Annotated[int | None, BeforeValidator(_between(_count, 1, MAX_HISTORY_SIZE, str))] = None
+    bytes: Annotated[int | None, BeforeValidator(_between(parse_size, MIN_HISTORY_BYTES, MAX_HISTORY_BYTES, format_size))] = None
+    age: Annotated[
+        int | None, BeforeValidator(_between(parse_duration_ms, MIN_HISTORY_AGE_MS, MAX_TTL_MS, format_duration, or_zero=True))
+    ] = None
+
+
+class SettingsModel(_Model):
+    """What `defaults` can set for all routes. None: not set here."""
+
+    kind: Annotated[Kind | None, BeforeValidator(_one_of("kind", _KINDS, ("keyed",)))] = None
+    delta: Annotated[DeltaFormat | None, BeforeValidator(_one_of("delta", _DELTAS))] = None
+    history: Annotated[HistoryModel | None, BeforeValidator(_mapping)] = None
+    ttl: Annotated[int | None, BeforeValidator(_between(parse_duration_ms, MIN_TTL_MS, MAX_TTL_MS, format_duration))] = None
+    only_changed: _Flag = None
+    on_error: Annotated[OnError | None, BeforeValidator(_one_of("on_error", _ON_ERROR, ("dead-letter",)))] = None
+
+
+class RouteModel(SettingsModel):
+    """One of `routes`."""
+
+    name: _Name
+    source: Annotated[str | None, BeforeValidator(_text)] = None
+    split: _Expression = None
+    where: _Expression = None
+    channel: Annotated[list[_Template], BeforeValidator(_list_of_channels)]
+    project: Annotated[InstanceOf[Projection] | None, BeforeValidator(_projection)] = None
+
+
+class SourceModel(_Model):
+    """One of `sources`."""
+
+    name: _Name
+    topics: Annotated[list[_Topic] | None, BeforeValidator(_list_of_topics)] = None
+    topic_pattern: Annotated[str | None, BeforeValidator(_topic_pattern)] = None
+    format: Annotated[Format, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = Format.JSON
+
+
+class FileModel(_Model):
+    """The file's top level. Sources and routes are checked one by one, so that a wrong one hides nothing about the others."""
+
+    version: Annotated[int, BeforeValidator(_version)]
+    sources: Annotated[list[Any], BeforeValidator(_list)]
+    defaults: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
+    routes: Annotated[list[Any], BeforeValidator(_list)]

@@ -1,0 +1,154 @@
+"""What rules would make of records, without Kafka and Redis: counts and bytes a route, and the last payload of channels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from bridge.core.draft import Draft
+from bridge.core.record import Record
+from bridge.core.routing import Router
+from bridge.core.ruleset import CompiledRules
+from shared.publication import DELTA_NAMES, KIND_NAMES, ContentType
+
+MAX_PROBLEMS = 20
+MAX_BASE_BYTES = 268_435_456
+"""Payloads that are kept as bases; the channel that was silent longest goes first, as in the bridge."""
+
+
+class ChannelReport(msgspec.Struct):
+    """One channel of a route."""
+
+    channel: str
+    publications: int
+    payload: str
+    """The last one, as text."""
+
+
+class RouteReport(msgspec.Struct):
+    """What one route made. Bytes are of payloads; those of deltas count a full payload wherever it is not larger than the delta."""
+
+    route: str
+    kind: str
+    delta: str
+    """The format that the rules ask for."""
+    records: int = 0
+    """Records that came to the route."""
+    publications: int = 0
+    unchanged: int = 0
+    """Items equal to the last one on their channel. With `only_changed` they are not among the publications."""
+    channels: int = 0
+    bytes_full: int = 0
+    bytes_vcdiff: int = 0
+    bytes_json_patch: int = 0
+    shown: list[ChannelReport] = []
+    """The first channels."""
+
+
+class Report(msgspec.Struct):
+    """The whole try-out."""
+
+    records: int = 0
+    tombstones: int = 0
+    unmatched: int = 0
+    """Records of a topic that no route reads."""
+    filtered: int = 0
+    """Items that a `where` left out."""
+    failed: int = 0
+    """Items that a route could not handle."""
+    problems: list[str] = []
+    """The first of them."""
+    routes: list[RouteReport] = []
+
+
+class TryOut:
+    """Feeds records through a router and adds up."""
+
+    def __init__(
+        self,
+        rules: CompiledRules,
+        *,
+        vcdiff: Callable[[bytes, bytes], bytes],
+        json_patch: Callable[[bytes, bytes], bytes | None],
+        show: int = 5,
+        pattern: str = "*",
+    ) -> None:
+        """`vcdiff` and `json_patch` make a delta of base and target; `show` channels a route are shown, of those that fit `pattern`."""
+        self._router = Router(rules)
+        self._vcdiff = vcdiff
+        self._json_patch = json_patch
+        self._show = show
+        self._pattern = pattern
+        self._report = Report()
+        self._routes = {
+            route.name: RouteReport(route.name, KIND_NAMES[route.settings.kind], DELTA_NAMES[route.settings.delta])
+            for route in rules.routes
+        }
+        self._bases: OrderedDict[str, bytes] = OrderedDict()
+        self._base_bytes = 0
+        self._seen: dict[str, set[str]] = {name: set() for name in self._routes}
+        self._shown: dict[str, dict[str, ChannelReport]] = {name: {} for name in self._routes}
+
+    def feed(self, record: Record) -> None:
+        """Route one record."""
+        report = self._report
+        report.records += 1
+        routed = self._router.route(record)
+        report.unmatched += routed.matched == 0
+        report.tombstones += routed.is_tombstone
+        report.filtered += routed.filtered
+        report.failed += routed.failed
+        report.problems.extend(problem.message for problem in routed.problems[: MAX_PROBLEMS - len(report.problems)])
+        for name in self._router.routes_of(record.topic):
+            self._routes[name].records += 1
+        for draft in routed.drafts:
+            if fnmatchcase(draft.channel, self._pattern):
+                self._count(draft)
+
+    def report(self) -> Report:
+        """What was added up so far."""
+        for name, route in self._routes.items():
+            route.channels = len(self._seen[name])
+            route.shown = list(self._shown[name].values())
+        self._report.routes = list(self._routes.values())
+        return self._report
+
+    def _count(self, draft: Draft) -> None:
+        route = self._routes[draft.route]
+        self._seen[draft.route].add(draft.channel)
+        base = self._bases.get(draft.channel)
+        if base == draft.payload:
+            route.unchanged += 1
+            if draft.settings.only_changed:
+                return
+        route.publications += 1
+        route.bytes_full += len(draft.payload)
+        route.bytes_vcdiff += self._size_of(self._vcdiff, base, draft.payload)
+        patches = self._json_patch if draft.content_type is ContentType.JSON else None
+        route.bytes_json_patch += self._size_of(patches, base, draft.payload)
+        self._remember(draft)
+        self._sample(draft)
+
+    @staticmethod
+    def _size_of(encode: Callable[[bytes, bytes], bytes | None] | None, base: bytes | None, payload: bytes) -> int:
+        """The smaller of full and delta, as the bridge pushes it."""
+        delta = encode(base, payload) if encode is not None and base is not None else None
+        return len(payload) if delta is None else min(len(delta), len(payload))
+
+    def _remember(self, draft: Draft) -> None:
+        self._base_bytes += len(draft.payload) - len(self._bases.pop(draft.channel, b""))
+        self._bases[draft.channel] = draft.payload
+        while self._base_bytes > MAX_BASE_BYTES:
+            self._base_bytes -= len(self._bases.popitem(last=False)[1])
+
+    def _sample(self, draft: Draft) -> None:
+        shown = self._shown[draft.route]
+        if draft.channel not in shown:
+            if len(shown) >= self._show:
+                return
+            shown[draft.channel] = ChannelReport(draft.channel, 0, "")
+        shown[draft.channel].publications += 1
+        shown[draft.channel].payload = draft.payload.decode(errors="backslashreplace")
