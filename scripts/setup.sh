@@ -16,9 +16,14 @@ can_make_venv() { "$1" -c 'import ensurepip, venv' > /dev/null 2>&1; }
 can_install_packages() { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; }
 
 install_packages() {
+    local log
+    log=$(mktemp)
     say "installing Debian packages with apt-get: $*"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" > /dev/null
+    if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } > "$log" 2>&1; then
+        cat "$log" >&2
+        fail "apt-get failed (above)"
+    fi
+    rm "$log"
 }
 
 find_python() { # prints the interpreter, preferring one that can make a virtual environment as it is

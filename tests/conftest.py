@@ -24,6 +24,7 @@ PART_OF_FIXTURE = {
     "start_redis": Part.REDIS,
     "kafka": Part.KAFKA,
     "start_kafka": Part.KAFKA,
+    "helm": Part.HELM,
     "helm_tools": Part.HELM,
     "browser_path": Part.BROWSER,
 }
