@@ -9,7 +9,6 @@ start and what is delivered afterwards always join without a hole or a duplicate
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -22,8 +21,9 @@ from edge.core.stream import OutOfStep
 from edge.ports import Bus
 from shared.envelope import Envelope
 from shared.errors import BusUnavailableError
+from shared.telemetry import Log
 
-log = logging.getLogger("distributary.edge.node")
+log = Log("distributary.edge.node")
 
 MAX_WAITING_ENVELOPES = 1_000
 """Of one lane that is not live. Beyond it they are dropped: the read that follows brings them."""
@@ -164,7 +164,7 @@ class Node:
 
     def on_verify(self, channels: Sequence[str], why: str) -> None:
         """Read these channels from the bus: what is held may be out of date. Delivery goes on meanwhile."""
-        log.debug("verifying %d channels: %s", len(channels), why)
+        log.debug("verifying", channels=len(channels), why=why)
         for name in channels:
             lane = self._lanes.get(name)
             if lane is not None:
@@ -174,7 +174,7 @@ class Node:
     # -- lanes ---------------------------------------------------------------------------------------------------------------------
 
     def _fall_behind(self, lane: _Lane, envelope: Envelope, why: str) -> None:
-        log.info("reading %s from the bus: %s", lane.channel.label.name, why)
+        log.info("out of step: reading the bus", channel=lane.channel.label.name, why=why)
         lane.is_live = False
         lane.early.append(envelope)
         self._read(lane)
@@ -202,7 +202,7 @@ class Node:
                     await asyncio.sleep(retry_s * (0.5 + self._random()))
                     retry_s = min(retry_s * 2, LAST_RETRY_S)
         except Exception:
-            log.exception("reading %r failed; its subscribers are refused", lane)
+            log.exception("reading a channel failed; those who wait for it are refused", lane=lane)
             self._refuse_waiting(lane, "internal error")
         finally:
             lane.task = None

@@ -8,7 +8,6 @@ shard, and where they stay away the channels are read as well, ever more rarely.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,8 +18,9 @@ from edge.ports import BusEvents, ChannelHistory
 from shared.bus.layout import INCARNATION_BYTES, BusLayout, StoredLayout, check_layout, decode_layout
 from shared.envelope import Envelope, decode
 from shared.errors import BusLayoutError, BusUnavailableError, EnvelopeError
+from shared.telemetry import Log
 
-log = logging.getLogger("distributary.edge.bus")
+log = Log("distributary.edge.bus")
 
 MAX_READS_IN_FLIGHT = 64
 VERIFIED_A_TICK = 200
@@ -45,7 +45,7 @@ class RedisBus:
         clock: Callable[[], float],
         random: Callable[[], float],
     ) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._clock = clock
         self._random = random
         self._servers = [_Server(self, address, index, len(addresses)) for index, address in enumerate(addresses)]
@@ -65,6 +65,11 @@ class RedisBus:
     def is_up(self) -> bool:
         """Whether every server is connected."""
         return all(server.is_up for server in self._servers)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether every server is connected and a bridge was heard on it lately."""
+        return all(server.is_up and not server.is_silent for server in self._servers)
 
     def describe(self) -> list[dict[str, object]]:
         """The state of each server, for health and logs."""
@@ -111,7 +116,7 @@ class RedisBus:
     def learn_layout(self, stored: StoredLayout, server: int, where: str) -> BusLayout:
         """Take what a server says about the bus, or raise BusLayoutError where it contradicts what is known."""
         if self.layout is None:
-            layout = BusLayout(stored.shards, len(self._servers), self._prefix)
+            layout = BusLayout(stored.shards, len(self._servers), self.prefix)
             check_layout(stored, layout.stored(server), where)
             self.layout = layout
             self._has_layout.set()
@@ -129,7 +134,7 @@ class RedisBus:
         before = len(self._to_verify)
         self._to_verify.update(dict.fromkeys(channels))
         if len(self._to_verify) > before:
-            log.info("verifying %d channels: %s", len(self._to_verify) - before, why)
+            log.info("verifying channels by reading", channels=len(self._to_verify) - before, why=why)
 
     def deliver(self, arrived: list[tuple[str, Envelope]]) -> None:
         """Hand publications on."""
@@ -187,6 +192,7 @@ class _Server:
         self._next_look_at = 0.0
         self._silence_s = BEAT_TIMEOUT_S
         self._was_up = False
+        self._has_pong = False
 
     def __repr__(self) -> str:
         return f"<{self._where} {'up' if self.is_up else 'away'}>"
@@ -194,6 +200,10 @@ class _Server:
     @property
     def is_up(self) -> bool:
         return self._pubsub is not None
+
+    @property
+    def is_silent(self) -> bool:
+        return self._bus.now() - self._heard_at >= BEAT_TIMEOUT_S
 
     def describe(self) -> dict[str, object]:
         silent_s = round(self._bus.now() - self._heard_at, 1) if self._heard_at else None
@@ -208,7 +218,7 @@ class _Server:
                     await self._stay_connected()
                     retry_s = FIRST_RETRY_S
                 except BusUnavailableError as error:
-                    log.warning("%s; trying again in about %.1f s", error, retry_s)
+                    log.warning(str(error), retry_in_s=retry_s)
                 self._forget_connections()
                 await asyncio.sleep(self._bus.jittered(retry_s))
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
@@ -219,9 +229,9 @@ class _Server:
         if channel in self._confirmed:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._confirmations.setdefault(channel, [])
-        waiting.append(future)
-        if len(waiting) == 1 and self._pubsub is not None:
+        waiting = [other for other in self._confirmations.get(channel, ()) if not other.done()]
+        self._confirmations[channel] = [*waiting, future]
+        if not waiting:
             self._ask_for([channel])
         await future
 
@@ -268,7 +278,7 @@ class _Server:
     def watch_beats(self) -> None:
         """Where no bridge was heard for too long, read what is in use: a link can be up and deliver nothing."""
         now = self._bus.now()
-        if self._pubsub is None or now < self._next_look_at or now - self._heard_at < BEAT_TIMEOUT_S:
+        if self._pubsub is None or now < self._next_look_at or not self.is_silent:
             return
         layout = self._bus.layout
         if layout is None:
@@ -291,14 +301,14 @@ class _Server:
             await self._look_at_shards(reader, layout)
             self._reader, self._pubsub = reader, pubsub
             self._take_up(layout)
-            log.info("%s connected, %d shards, %d channels", self._where, len(self._incarnations), len(self._confirmations))
+            log.info("connected", server=self._where, shards=len(self._incarnations))
             await self._watch(reader, pubsub)
         finally:
             pubsub.close()
             reader.close()
 
     async def _wait_for_layout(self, reader: RedisConnection) -> BusLayout:
-        key = f"{self._bus._prefix}:layout"  # noqa: SLF001  (the two classes are one)
+        key = BusLayout(prefix=self._bus.prefix).layout_key()
         while True:
             stored = await reader.ask("GET", key)
             if stored is not None:
@@ -330,7 +340,7 @@ class _Server:
 
     def _ask_for(self, channels: Sequence[str]) -> None:
         layout = self._bus.layout
-        if layout is None:
+        if layout is None or self._pubsub is None:
             return
         keys = [layout.head_key(channel) for channel in channels]
         self._names.update((key.encode(), channel) for key, channel in zip(keys, channels, strict=True))
@@ -344,15 +354,13 @@ class _Server:
                 msg = f"{self._where}: connection lost"
                 raise BusUnavailableError(msg)
             # The answer on the pub/sub connection is a pushed message; that one came at all shows below.
-            self._ponged = False
+            self._has_pong = False
             self._send(hiredis.pack_command(("PING",)))
             await reader.ask("PING")
             await asyncio.sleep(1)
-            if not self._ponged:
+            if not self._has_pong:
                 msg = f"{self._where}: the subscription does not answer"
                 raise BusUnavailableError(msg)
-
-    _ponged = False
 
     def _send(self, packed: bytes) -> None:
         if self._pubsub is not None and not self._pubsub.lost.done():
@@ -370,7 +378,7 @@ class _Server:
                 try:
                     arrived.append((name, decode(message[2])))
                 except EnvelopeError as error:
-                    log.error("dropped a publication on %s: %s", name, error)  # noqa: TRY400  (the message says it all)
+                    log.error("dropped an unreadable publication", channel=name, error=error)
             else:
                 self._on_other(message)
         if arrived:
@@ -378,7 +386,7 @@ class _Server:
 
     def _on_other(self, message: Any) -> None:  # noqa: ANN401  (whatever Redis sends)
         if isinstance(message, hiredis.ReplyError):
-            log.error("%s refused a subscription: %s", self._where, message)
+            log.error("a subscription was refused", server=self._where, error=message)
         elif message[0] == b"subscribe":
             name = self._names.get(message[1])
             if name is not None:
@@ -387,7 +395,7 @@ class _Server:
                     if not future.done():
                         future.set_result(None)
         elif message[0] == b"pong":
-            self._ponged = True
+            self._has_pong = True
 
     def _on_beat(self, channel: bytes, beat: bytes) -> None:
         shard = self._beats.get(channel)

@@ -34,7 +34,9 @@ class NeedHistory(msgspec.Struct, frozen=True):
     count: int
 
 
-def start_new(stream: ChannelStream, rewind: Rewind | None, now_ms: int, *, most: int, items: Sequence[Item] | None = None) -> Start | NeedHistory:
+def start_new(
+    stream: ChannelStream, rewind: Rewind | None, now_ms: int, *, most: int, items: Sequence[Item] | None = None
+) -> Start | NeedHistory:
     """Where a subscriber without a position starts. `items` is what a read of the bus brought, once it was made."""
     if rewind is None:
         newest = stream.newest

@@ -1,9 +1,9 @@
 """The edge's copy of one channel: its newest publication and a ring of those before, fed by the bus.
 
-    live envelope --apply--> Step                 it follows: deliver it
-                             None                 known already
-                             OutOfStep            something is missing: read the bus, then `refill`
-    what was read --refill-> Refill               publications to deliver, or a gap to tell
+live envelope --apply--> Step                 it follows: deliver it
+                         None                 known already
+                         OutOfStep            something is missing: read the bus, then `refill`
+what was read --refill-> Refill               publications to deliver, or a gap to tell
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""The `edge` command."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edge.core.limits import Limits
+from edge.settings import DEFAULT_INTERNAL_PORT, DEFAULT_PORT, Settings, check_settings
+from shared.bus.layout import DEFAULT_PREFIX
+from shared.errors import ConfigurationError, DistributaryError
+from shared.telemetry import LogFormat, configure
+
+app = typer.Typer(
+    name="edge",
+    help="Hold the clients and deliver what bridges push. Needs the bus (Redis), never Kafka.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+_LIMITS = Limits()
+
+
+class LogLevel(StrEnum):
+    """The least important lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@app.callback()
+def _edge() -> None:
+    """Keep `run` a subcommand."""
+
+
+@app.command()
+def run(  # noqa: PLR0913  (one parameter an option is how typer does it)
+    *,
+    bus: Annotated[str, typer.Option(envvar="EDGE_BUS", help="Redis: `redis://[USER:PASSWORD@]HOST:PORT[/DB]`, `rediss://` for TLS, or several, with commas, in the order that every bridge and edge uses.")],
+    bus_prefix: Annotated[str, typer.Option(envvar="EDGE_BUS_PREFIX", help="What all keys on the bus start with.")] = DEFAULT_PREFIX,
+    host: Annotated[str, typer.Option(envvar="EDGE_HOST", help="Address that clients connect to; `0.0.0.0` for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="EDGE_PORT", help="Port that clients connect to; 0 for any free one.")] = DEFAULT_PORT,
+    internal_host: Annotated[str, typer.Option(envvar="EDGE_INTERNAL_HOST", help="Address of health and metrics.")] = "127.0.0.1",
+    internal_port: Annotated[int, typer.Option(envvar="EDGE_INTERNAL_PORT", help="Port of `/health/live`, `/health/ready`, `/metrics`; 0 for any free one, -1 for none.")] = DEFAULT_INTERNAL_PORT,
+    console: Annotated[bool, typer.Option("--console", envvar="EDGE_CONSOLE", help="Serve the live page at `/`. For demos: anybody may look.")] = False,
+    drain_s: Annotated[float, typer.Option(envvar="EDGE_DRAIN_S", help="Seconds over which connections are closed after SIGTERM.")] = 10.0,
+    max_connections: Annotated[int, typer.Option(envvar="EDGE_MAX_CONNECTIONS", help="Connections of this process.")] = _LIMITS.max_connections,
+    max_connections_per_address: Annotated[int, typer.Option(envvar="EDGE_MAX_CONNECTIONS_PER_ADDRESS", help="Connections of one client address; 0 for no bound (behind a proxy).")] = 0,
+    max_subscriptions: Annotated[int, typer.Option(envvar="EDGE_MAX_SUBSCRIPTIONS", help="Subscriptions of one session.")] = _LIMITS.max_subscriptions,
+    max_frame_bytes: Annotated[int, typer.Option(envvar="EDGE_MAX_FRAME_BYTES", help="Largest frame that a client may send.")] = _LIMITS.max_frame_bytes,
+    max_outbox_bytes: Annotated[int, typer.Option(envvar="EDGE_MAX_OUTBOX_BYTES", help="Unsent bytes of one session before it is closed as a slow consumer.")] = _LIMITS.max_outbox_bytes,
+    ping_interval_s: Annotated[float, typer.Option(envvar="EDGE_PING_INTERVAL_S", help="Seconds between pings of a connection.")] = _LIMITS.ping_interval_s,
+    log_format: Annotated[LogFormat, typer.Option(envvar="EDGE_LOG_FORMAT", help="Log lines for people or for machines.")] = LogFormat.TEXT,
+    log_level: Annotated[LogLevel, typer.Option(envvar="EDGE_LOG_LEVEL", help="Least important lines to log.")] = LogLevel.INFO,
+) -> None:
+    """Serve clients until SIGTERM or Ctrl-C.
+
+    Example: `edge run --bus redis://127.0.0.1:6379 --host 127.0.0.1 --port 8000`, then open
+    `ws://127.0.0.1:8000/v1/ws?channels=bus:1430` with any WebSocket client.
+
+    Every option can be given as an environment variable. Exit status: 0 after a signal, 1 if serving failed, 2 if it was told something wrong.
+    """
+    configure(log_format, log_level)
+    limits = msgspec.structs.replace(
+        _LIMITS,
+        max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address,
+        max_subscriptions=max_subscriptions,
+        max_frame_bytes=max_frame_bytes,
+        max_outbox_bytes=max_outbox_bytes,
+        ping_interval_s=ping_interval_s,
+    )
+    settings = Settings(bus, bus_prefix, host, port, internal_host, internal_port, drain_s, console, limits)
+    try:
+        check_settings(settings)
+        # Imported late: `edge --help` needs none of it.
+        from edge.app import run as serve  # noqa: PLC0415
+
+        serve(settings)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            typer.echo(f"edge: {problem}", err=True)
+        raise typer.Exit(2) from None
+    except DistributaryError as error:
+        typer.echo(f"edge: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def main() -> None:
+    """Entry point of the `edge` script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What the edge answers over plain HTTP: channel info and the live page in public; health and metrics on the internal port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from edge.adapters.redis_bus import RedisBus
+from edge.console import CONTENT_SECURITY_POLICY, INDEX, static_files
+from edge.node import Node
+from edge.transports.websocket import WebSocketEndpoint
+from shared.channel import check_channel
+from shared.envelope import epoch_to_text
+from shared.errors import BusUnavailableError, ChannelError
+from shared.publication import KIND_NAMES
+
+
+def public_app(node: Node, bus: RedisBus, *, with_console: bool) -> FastAPI:
+    """The application on the public port."""
+    app = FastAPI(title="Distributary edge", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+
+    @app.get("/v1/channels/{channel:path}", summary="Kind and newest position of a channel")
+    async def channel_info(channel: str) -> dict[str, Any]:
+        try:
+            check_channel(channel)
+        except ChannelError as error:
+            raise HTTPException(400, str(error)) from None
+        try:
+            return await _describe(node, bus, channel)
+        except BusUnavailableError as error:
+            raise HTTPException(503, f"the bus does not answer: {error}", {"Retry-After": "2"}) from None
+
+    if with_console:
+        _add_console(app)
+    return app
+
+
+def internal_app(node: Node, bus: RedisBus, endpoint: WebSocketEndpoint) -> FastAPI:
+    """The application on the internal port."""
+    app = FastAPI(title="Distributary edge, internal", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Metrics(node, bus, endpoint))
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/health/ready")
+    async def ready() -> Response:
+        # An edge that lost the bus goes on holding its clients: taken out of service, it would only drop them. So: degraded, not down.
+        is_ready = bus.layout is not None and not endpoint.is_draining
+        status = "draining" if endpoint.is_draining else "starting" if bus.layout is None else "ok" if bus.is_healthy else "degraded"
+        body = {"status": status, "connections": endpoint.counter.total, "channels": len(node.hub), "bus": bus.describe()}
+        return JSONResponse(body, 200 if is_ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+async def _describe(node: Node, bus: RedisBus, name: str) -> dict[str, Any]:
+    channel = node.hub.get(name)
+    if channel is not None and channel.stream.epoch is not None:
+        stream = channel.stream
+        position = {"epoch": stream.epoch, "offset": stream.offset}
+        return {"channel": name, "kind": KIND_NAMES[stream.kind] if stream.kind is not None else None, "position": position}
+    history = await bus.read(name, 1)
+    if not history.envelopes:
+        raise HTTPException(404, f"nothing was published on {name} (yet)")
+    newest = history.envelopes[-1]
+    position = {"epoch": epoch_to_text(newest.epoch), "offset": newest.offset}
+    return {"channel": name, "kind": KIND_NAMES[newest.kind], "position": position}
+
+
+def _add_console(app: FastAPI) -> None:
+    files = static_files()
+    headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        file = files.get(request.path_params.get("name", INDEX))
+        if file is None:
+            raise HTTPException(404)
+        return Response(file.body, media_type=file.content_type, headers=headers)
+
+
+class _Metrics(Collector):
+    """Reads the node when Prometheus asks; nothing is counted twice."""
+
+    def __init__(self, node: Node, bus: RedisBus, endpoint: WebSocketEndpoint) -> None:
+        self._node = node
+        self._bus = bus
+        self._endpoint = endpoint
+
+    def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
+        node, bus, endpoint = self._node, self._bus, self._endpoint
+        return [
+            GaugeMetricFamily("distributary_edge_connections", "Open client connections.", endpoint.counter.total),
+            GaugeMetricFamily("distributary_edge_channels", "Channels subscribed to on the bus.", len(node.hub)),
+            GaugeMetricFamily("distributary_edge_held_bytes", "Payload bytes held for recovery.", node.held_bytes),
+            GaugeMetricFamily("distributary_edge_bus_up", "Whether every server of the bus is connected and heard.", int(bus.is_healthy)),
+            CounterMetricFamily("distributary_edge_publications", "Publications that came from the bus.", node.publications),
+            CounterMetricFamily("distributary_edge_gaps", "Gaps that subscribers were told of, by channel.", node.gaps),
+            CounterMetricFamily("distributary_edge_bus_reads", "Reads of the bus's history.", bus.reads),
+            CounterMetricFamily("distributary_edge_slow_consumers", "Connections closed because they did not read.", endpoint.slow_consumers),
+        ]

@@ -1,0 +1,213 @@
+"""One client's life on one transport: its commands, its subscriptions, its end."""
+
+from __future__ import annotations
+
+import secrets
+
+from edge.core.hub import Channel, Subscription
+from edge.core.limits import CommandRate
+from edge.core.protocol import Command, CommandError, Connect, Ping, Subscribe, Unsubscribe, read_command
+from edge.core.recovery import Start
+from edge.core.variant import Dialect, Variant, Wrap, control, full_frame, gap_fields
+from edge.node import Node
+from edge.ports import ClientPipe
+from shared.publication import DELTA_NAMES, KIND_NAMES, DeltaFormat
+from shared.telemetry import Log
+
+log = Log("distributary.edge.session")
+
+PROTOCOL_VERSION = 1
+
+CLOSE_SLOW_CONSUMER = (4001, "slow_consumer")
+CLOSE_PING_TIMEOUT = (4002, "ping_timeout")
+CLOSE_TRY_AGAIN = (4003, "try_again")
+CLOSE_CONNECT_TIMEOUT = (4101, "connect_timeout")
+CLOSE_TOO_MANY_ERRORS = (4102, "too_many_errors")
+
+
+class Session:
+    """A client: whatever its transport, it speaks in messages of one dialect."""
+
+    __slots__ = ("_dialect", "_errors", "_node", "_pending", "_pipe", "_rate", "_subscriptions", "_wrap", "id", "is_closed", "is_connected")
+
+    def __init__(self, node: Node, pipe: ClientPipe, dialect: Dialect, wrap: Wrap) -> None:
+        self.id = secrets.token_hex(6)
+        self.is_closed = False
+        self.is_connected = dialect.is_named
+        """Whether the client has introduced itself; a bare one needs not."""
+        self._node = node
+        self._pipe = pipe
+        self._dialect = dialect
+        self._wrap = wrap
+        self._subscriptions: dict[str, Subscription] = {}
+        self._pending: dict[str, Subscribe] = {}
+        self._errors = 0
+        limits = node.limits
+        self._rate = CommandRate(limits.max_commands_per_s, limits.command_burst, node.clock())
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} {self._dialect.value} {len(self._subscriptions)} subscriptions{' closed' if self.is_closed else ''}>"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the client's frames are text."""
+        return self._dialect.is_text
+
+    # -- from the transport --------------------------------------------------------------------------------------------------------
+
+    def receive(self, message: bytes) -> None:
+        """Take one message from the client."""
+        if not self._rate.allows(self._node.clock()):
+            self._say(CommandError("rate_limited", "too many commands a second; wait before the next", retry=True).fields())
+            self._count_error()
+            return
+        try:
+            self._obey(read_command(message, is_text=self._dialect.is_text))
+        except CommandError as error:
+            self._say(error.fields())
+            if error.code in {"bad_frame", "unknown_type"}:
+                self._count_error()
+
+    def subscribe(self, request: Subscribe) -> None:
+        """Subscribe; the answer goes to the client now or later."""
+        name = request.channel
+        if name in self._subscriptions or name in self._pending:
+            msg = f"{name} is subscribed to already"
+            raise CommandError("already_subscribed", msg, command_id=request.id, channel=name)
+        if len(self._subscriptions) + len(self._pending) >= self._node.limits.max_subscriptions:
+            msg = f"a session has at most {self._node.limits.max_subscriptions} subscriptions"
+            raise CommandError("too_many_subscriptions", msg, command_id=request.id, channel=name)
+        self._pending[name] = request
+        self._node.subscribe(request, _Asked(self, request))
+
+    def close(self) -> None:
+        """The transport is gone: leave every channel."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._pending.clear()
+        subscriptions, self._subscriptions = self._subscriptions, {}
+        for subscription in subscriptions.values():
+            self._node.leave(subscription)
+
+    def say_drain(self, reconnect_after_ms: int) -> None:
+        """Tell the client to come back elsewhere after this time."""
+        self._say({"type": "drain", "reconnect_after_ms": reconnect_after_ms})
+
+    def report(self, error: CommandError) -> None:
+        """Tell the client what was wrong with what it asked by URL."""
+        self._say(error.fields())
+
+    # -- from the node -------------------------------------------------------------------------------------------------------------
+
+    def is_waiting_for(self, request: Subscribe) -> bool:
+        """Whether the client still wants this answer."""
+        return self._pending.get(request.channel) is request
+
+    def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
+        """Answer a subscribe: what was agreed on, then the first publications, then join the channel."""
+        del self._pending[request.channel]
+        variant = Variant(self._dialect, request.delta, self._wrap)
+        frames = [full_frame(item, channel.label, variant) for item in start.items]
+        if request.id is not None:
+            frames.insert(0, self._wrap(control(_subscribed(request, channel, start), self._dialect)))
+        elif start.gap is not None:
+            frames.insert(0, self._wrap(control({"type": "gap", "channel": channel.label.name} | gap_fields(start.gap), self._dialect)))
+        data = b"".join(frames)
+        self._pipe.allow_burst(len(data))
+        self._pipe.write(data)
+        subscription = Subscription(channel, variant, self._pipe.write)
+        self._subscriptions[request.channel] = subscription
+        channel.add(subscription, in_step=bool(start.items) and start.items[-1] is channel.stream.newest)
+
+    def refuse(self, request: Subscribe, error: CommandError) -> None:
+        """Answer a subscribe that did not work."""
+        del self._pending[request.channel]
+        self._say(error.fields())
+
+    # -- commands ------------------------------------------------------------------------------------------------------------------
+
+    def _obey(self, command: Command) -> None:
+        if isinstance(command, Connect):
+            self._connect(command)
+        elif not self.is_connected:
+            msg = "the first frame is `connect`"
+            raise CommandError("not_connected", msg, command_id=command.id)
+        elif isinstance(command, Subscribe):
+            self.subscribe(command)
+        elif isinstance(command, Unsubscribe):
+            self._unsubscribe(command)
+        elif isinstance(command, Ping):
+            self._say({"type": "pong", "id": command.id})
+
+    def _connect(self, command: Connect) -> None:
+        if self.is_connected:
+            msg = "`connect` comes once, and not from a client that named its channels in the URL"
+            raise CommandError("already_connected", msg, command_id=command.id)
+        self.is_connected = True
+        limits = self._node.limits
+        self._say(
+            {
+                "type": "connected",
+                "id": command.id,
+                "session": self.id,
+                "version": PROTOCOL_VERSION,
+                "ping_interval_s": limits.ping_interval_s,
+                "max_frame_bytes": limits.max_frame_bytes,
+                "max_subscriptions": limits.max_subscriptions,
+            }
+        )
+
+    def _unsubscribe(self, command: Unsubscribe) -> None:
+        subscription = self._subscriptions.pop(command.channel, None)
+        if subscription is not None:
+            self._node.leave(subscription)
+        elif self._pending.pop(command.channel, None) is None:
+            msg = f"{command.channel} is not subscribed to"
+            raise CommandError("not_subscribed", msg, command_id=command.id, channel=command.channel)
+        self._say({"type": "unsubscribed", "id": command.id, "channel": command.channel})
+
+    def _say(self, fields: dict[str, object]) -> None:
+        self._pipe.write(self._wrap(control(fields, self._dialect)))
+
+    def _count_error(self) -> None:
+        self._errors += 1
+        if self._errors >= self._node.limits.max_errors:
+            log.info("closing a session after too many malformed frames", session=self, errors=self._errors)
+            self._pipe.close(*CLOSE_TOO_MANY_ERRORS)
+
+
+class _Asked:
+    """One subscribe under way: closed once the client gave it up, even if it asks for the same channel again."""
+
+    __slots__ = ("_request", "_session")
+
+    def __init__(self, session: Session, request: Subscribe) -> None:
+        self._session = session
+        self._request = request
+
+    @property
+    def is_closed(self) -> bool:
+        return not self._session.is_waiting_for(self._request)
+
+    def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
+        self._session.begin(request, channel, start)
+
+    def refuse(self, request: Subscribe, error: CommandError) -> None:
+        self._session.refuse(request, error)
+
+
+def _subscribed(request: Subscribe, channel: Channel, start: Start) -> dict[str, object]:
+    stream = channel.stream
+    fields: dict[str, object] = {
+        "type": "subscribed",
+        "id": request.id,
+        "channel": channel.label.name,
+        "number": channel.label.number,
+        "kind": None if stream.kind is None else KIND_NAMES[stream.kind],
+        "mode": "queue",
+        "delta": None if request.delta is DeltaFormat.NONE else DELTA_NAMES[request.delta],
+        "position": None if stream.epoch is None else {"epoch": stream.epoch, "offset": stream.offset},
+        "recovered": start.recovered,
+    }
+    return fields if start.gap is None else fields | gap_fields(start.gap)

@@ -1,0 +1,68 @@
+"""How an edge is set up; validated at start, every problem at once."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge.adapters.redis_connection import Address, parse_address
+from edge.core.limits import Limits
+from shared.bus.layout import DEFAULT_PREFIX
+from shared.errors import ConfigurationError
+
+DEFAULT_PORT = 8000
+DEFAULT_INTERNAL_PORT = 9101
+MAX_PORT = 65_535
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything that `edge run` can be told."""
+
+    bus: str
+    bus_prefix: str = DEFAULT_PREFIX
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    """0: any free one; the log says which."""
+    internal_host: str = "127.0.0.1"
+    internal_port: int = DEFAULT_INTERNAL_PORT
+    """For health and metrics. 0: any free one; -1: none."""
+    drain_s: float = 10.0
+    """How long closing all connections may take after SIGTERM."""
+    console: bool = False
+    limits: Limits = Limits()
+
+    def addresses(self) -> list[Address]:
+        """The bus's servers, in order."""
+        return [parse_address(url.strip()) for url in self.bus.split(",") if url.strip()]
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise ConfigurationError with every problem that there is."""
+    problems: list[str] = []
+    try:
+        if not settings.addresses():
+            problems.append("--bus names no server; it looks like redis://127.0.0.1:6379")
+    except ConfigurationError as error:
+        problems += error.problems
+    problems += [
+        f"--{name}: {value} is no port; use 1 to {MAX_PORT}, or 0 for any free one"
+        for name, value, least in (("port", settings.port, 0), ("internal-port", settings.internal_port, -1))
+        if not least <= value <= MAX_PORT
+    ]
+    if settings.port == settings.internal_port and settings.port > 0:
+        problems.append(f"--internal-port: {settings.internal_port} is --port too; health and metrics need a port of their own")
+    limits = settings.limits
+    problems += [
+        f"--{name.replace('_', '-')}: {getattr(limits, name)} is too small; use at least {least}"
+        for name, least in (
+            ("max_connections", 1),
+            ("max_subscriptions", 1),
+            ("max_frame_bytes", 1_024),
+            ("max_outbox_bytes", 16_384),
+            ("ping_interval_s", 1),
+        )
+        if getattr(limits, name) < least
+    ]
+    if settings.drain_s < 0:
+        problems.append(f"--drain-s: {settings.drain_s} is negative")
+    if problems:
+        raise ConfigurationError(problems)
