@@ -57,7 +57,6 @@ def decode(base: bytes, delta: bytes, *, max_size: int) -> bytes:
     try:
         target: bytes = _xdelta.decode(base, delta, sum([window.target_length for window in windows]))
     except DeltaError:
-        # xdelta3 refuses some valid deltas (a window of more than 64 MiB, a COPY from the source on into the target)
-        # and does not say why it refuses a damaged one.
+        # xdelta3 does not say why it refuses a delta, and it refuses valid ones with a window of more than 64 MiB.
         return vcdiff_decode.decode(base, delta, max_size=max_size)
     return target

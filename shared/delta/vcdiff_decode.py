@@ -105,12 +105,12 @@ class _WindowDecoder:
     def _copy(self, address: int, size: int) -> None:
         source, target = self.source, self.target
         if address < len(source):
-            piece = source[address : address + size]
-            target += piece
-            size -= len(piece)
-            address = len(source)
-            if not size:
-                return
+            if address + size > len(source):
+                # Section 3: what is copied lies entirely in the source or entirely in the target.
+                msg = "damaged VCDIFF delta: it copies from beyond the source segment"
+                raise DeltaError(msg)
+            target += source[address : address + size]
+            return
         start = address - len(source)
         period = len(target) - start
         if size <= period:
