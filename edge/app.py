@@ -10,17 +10,20 @@ import signal
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 
 from edge.adapters.redis_bus import RedisBus
+from edge.adapters.redis_connection import parse_address
 from edge.core.limits import ConnectionCounter
 from edge.http import internal_app, public_app
 from edge.node import Node
 from edge.settings import Settings
 from edge.transports.websocket import PATH, WebSocketEndpoint
+from shared.bus.servers import parse_servers
 from shared.delta import vcdiff
 from shared.errors import DistributaryError
 from shared.telemetry import Log
@@ -43,6 +46,8 @@ def run(settings: Settings) -> None:
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: two of them share this process."""
 
+    ticking: asyncio.Task[None]
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -54,7 +59,8 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(settings: Settings) -> None:
-    bus = RedisBus(settings.addresses(), prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
+    addresses = [parse_address(url) for url in parse_servers(settings.bus)]
+    bus = RedisBus(addresses, prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
     node = Node(bus, settings.limits, clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random=random.random)
     endpoint = WebSocketEndpoint(node, ConnectionCounter(settings.limits))
     stopping = _stop_on_signals()
@@ -71,7 +77,7 @@ async def _serve(settings: Settings) -> None:
             url=f"ws://{settings.host}:{public.port}{PATH}",
             port=public.port,
             internal=f"{settings.internal_host}:{internal.port}" if internal in servers else "none",
-            bus=", ".join(address.name for address in settings.addresses()),
+            bus=", ".join(address.name for address in addresses),
             vcdiff=vcdiff.engine(),
         )
         stopped = asyncio.create_task(stopping.wait())
@@ -113,7 +119,9 @@ async def _start(server: _Server) -> None:
     try:
         await server.startup()
     except SystemExit:
-        msg = f"cannot listen on {server.config.host}:{server.config.port}: is something else there? Choose another --port or --internal-port"
+        msg = (
+            f"cannot listen on {server.config.host}:{server.config.port}: is something else there? Choose another --port or --internal-port"
+        )
         raise DistributaryError(msg) from None
     server.ticking = asyncio.create_task(server.main_loop())
 
@@ -149,7 +157,7 @@ async def _drain(public: _Server, endpoint: WebSocketEndpoint, drain_s: float) -
         await asyncio.sleep(drain_s / DRAIN_SLICES if len(connections) > 1 else 0)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(2):
-            while endpoint.connections:
+            while endpoint.connections:  # noqa: ASYNC110  (an event for the last of them would cost each connection a check)
                 await asyncio.sleep(0.05)
 
 
@@ -167,7 +175,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stopping
 
 
-def _raise_cause(task: asyncio.Task[None]) -> None:
+def _raise_cause(task: asyncio.Task[Any]) -> None:
     """Raise what ended a task that should never end, without the wrapping of task groups."""
     error = task.exception()
     while isinstance(error, BaseExceptionGroup):

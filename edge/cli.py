@@ -42,22 +42,48 @@ def _edge() -> None:
 
 
 @app.command()
-def run(  # noqa: PLR0913  (one parameter an option is how typer does it)
+def run(
     *,
-    bus: Annotated[str, typer.Option(envvar="EDGE_BUS", help="Redis: `redis://[USER:PASSWORD@]HOST:PORT[/DB]`, `rediss://` for TLS, or several, with commas, in the order that every bridge and edge uses.")],
+    bus: Annotated[
+        str,
+        typer.Option(
+            envvar="EDGE_BUS",
+            help="Redis: `redis://[USER:PASSWORD@]HOST:PORT[/DB]`, `rediss://` for TLS, or several with commas, always in the same order.",
+        ),
+    ],
     bus_prefix: Annotated[str, typer.Option(envvar="EDGE_BUS_PREFIX", help="What all keys on the bus start with.")] = DEFAULT_PREFIX,
     host: Annotated[str, typer.Option(envvar="EDGE_HOST", help="Address that clients connect to; `0.0.0.0` for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="EDGE_PORT", help="Port that clients connect to; 0 for any free one.")] = DEFAULT_PORT,
     internal_host: Annotated[str, typer.Option(envvar="EDGE_INTERNAL_HOST", help="Address of health and metrics.")] = "127.0.0.1",
-    internal_port: Annotated[int, typer.Option(envvar="EDGE_INTERNAL_PORT", help="Port of `/health/live`, `/health/ready`, `/metrics`; 0 for any free one, -1 for none.")] = DEFAULT_INTERNAL_PORT,
-    console: Annotated[bool, typer.Option("--console", envvar="EDGE_CONSOLE", help="Serve the live page at `/`. For demos: anybody may look.")] = False,
+    internal_port: Annotated[
+        int,
+        typer.Option(
+            envvar="EDGE_INTERNAL_PORT", help="Port of `/health/live`, `/health/ready`, `/metrics`; 0 for any free one, -1 for none."
+        ),
+    ] = DEFAULT_INTERNAL_PORT,
+    console: Annotated[
+        bool, typer.Option("--console", envvar="EDGE_CONSOLE", help="Serve the live page at `/`. For demos: anybody may look.")
+    ] = False,
     drain_s: Annotated[float, typer.Option(envvar="EDGE_DRAIN_S", help="Seconds over which connections are closed after SIGTERM.")] = 10.0,
-    max_connections: Annotated[int, typer.Option(envvar="EDGE_MAX_CONNECTIONS", help="Connections of this process.")] = _LIMITS.max_connections,
-    max_connections_per_address: Annotated[int, typer.Option(envvar="EDGE_MAX_CONNECTIONS_PER_ADDRESS", help="Connections of one client address; 0 for no bound (behind a proxy).")] = 0,
-    max_subscriptions: Annotated[int, typer.Option(envvar="EDGE_MAX_SUBSCRIPTIONS", help="Subscriptions of one session.")] = _LIMITS.max_subscriptions,
-    max_frame_bytes: Annotated[int, typer.Option(envvar="EDGE_MAX_FRAME_BYTES", help="Largest frame that a client may send.")] = _LIMITS.max_frame_bytes,
-    max_outbox_bytes: Annotated[int, typer.Option(envvar="EDGE_MAX_OUTBOX_BYTES", help="Unsent bytes of one session before it is closed as a slow consumer.")] = _LIMITS.max_outbox_bytes,
-    ping_interval_s: Annotated[float, typer.Option(envvar="EDGE_PING_INTERVAL_S", help="Seconds between pings of a connection.")] = _LIMITS.ping_interval_s,
+    max_connections: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_CONNECTIONS", help="Connections of this process.")
+    ] = _LIMITS.max_connections,
+    max_connections_per_address: Annotated[
+        int,
+        typer.Option(envvar="EDGE_MAX_CONNECTIONS_PER_ADDRESS", help="Connections of one client address; 0 for no bound (behind a proxy)."),
+    ] = 0,
+    max_subscriptions: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_SUBSCRIPTIONS", help="Subscriptions of one session.")
+    ] = _LIMITS.max_subscriptions,
+    max_frame_bytes: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_FRAME_BYTES", help="Largest frame that a client may send.")
+    ] = _LIMITS.max_frame_bytes,
+    max_outbox_bytes: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_OUTBOX_BYTES", help="Unsent bytes of one session before it is closed as a slow consumer.")
+    ] = _LIMITS.max_outbox_bytes,
+    ping_interval_s: Annotated[
+        float, typer.Option(envvar="EDGE_PING_INTERVAL_S", help="Seconds between pings of a connection.")
+    ] = _LIMITS.ping_interval_s,
     log_format: Annotated[LogFormat, typer.Option(envvar="EDGE_LOG_FORMAT", help="Log lines for people or for machines.")] = LogFormat.TEXT,
     log_level: Annotated[LogLevel, typer.Option(envvar="EDGE_LOG_LEVEL", help="Least important lines to log.")] = LogLevel.INFO,
 ) -> None:
@@ -66,7 +92,8 @@ def run(  # noqa: PLR0913  (one parameter an option is how typer does it)
     Example: `edge run --bus redis://127.0.0.1:6379 --host 127.0.0.1 --port 8000`, then open
     `ws://127.0.0.1:8000/v1/ws?channels=bus:1430` with any WebSocket client.
 
-    Every option can be given as an environment variable. Exit status: 0 after a signal, 1 if serving failed, 2 if it was told something wrong.
+    Every option can be given as an environment variable.
+    Exit status: 0 after a signal, 1 if serving failed, 2 if it was told something wrong.
     """
     configure(log_format, log_level)
     limits = msgspec.structs.replace(
@@ -82,7 +109,7 @@ def run(  # noqa: PLR0913  (one parameter an option is how typer does it)
     try:
         check_settings(settings)
         # Imported late: `edge --help` needs none of it.
-        from edge.app import run as serve  # noqa: PLC0415
+        from edge.app import run as serve
 
         serve(settings)
     except ConfigurationError as error:

@@ -110,5 +110,7 @@ class _Metrics(Collector):
             CounterMetricFamily("distributary_edge_publications", "Publications that came from the bus.", node.publications),
             CounterMetricFamily("distributary_edge_gaps", "Gaps that subscribers were told of, by channel.", node.gaps),
             CounterMetricFamily("distributary_edge_bus_reads", "Reads of the bus's history.", bus.reads),
-            CounterMetricFamily("distributary_edge_slow_consumers", "Connections closed because they did not read.", endpoint.slow_consumers),
+            CounterMetricFamily(
+                "distributary_edge_slow_consumers", "Connections closed because they did not read.", endpoint.slow_consumers
+            ),
         ]

@@ -15,7 +15,7 @@ from typing import Protocol
 from edge.core.hub import Channel, Hub, Subscription
 from edge.core.item import Item, Step
 from edge.core.limits import Limits
-from edge.core.protocol import CommandError, Subscribe
+from edge.core.protocol import CommandError, ErrorCode, Subscribe
 from edge.core.recovery import NeedHistory, Start, start_from, start_new
 from edge.core.stream import OutOfStep
 from edge.ports import Bus
@@ -308,4 +308,4 @@ class Node:
 
 
 def _unavailable(request: Subscribe, message: str) -> CommandError:
-    return CommandError("unavailable", message, command_id=request.id, channel=request.channel, retry=True)
+    return CommandError(ErrorCode.UNAVAILABLE, message, command_id=request.id, channel=request.channel, retry=True)

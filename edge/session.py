@@ -6,7 +6,7 @@ import secrets
 
 from edge.core.hub import Channel, Subscription
 from edge.core.limits import CommandRate
-from edge.core.protocol import Command, CommandError, Connect, Ping, Subscribe, Unsubscribe, read_command
+from edge.core.protocol import Command, CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
 from edge.core.recovery import Start
 from edge.core.variant import Dialect, Variant, Wrap, control, full_frame, gap_fields
 from edge.node import Node
@@ -58,14 +58,14 @@ class Session:
     def receive(self, message: bytes) -> None:
         """Take one message from the client."""
         if not self._rate.allows(self._node.clock()):
-            self._say(CommandError("rate_limited", "too many commands a second; wait before the next", retry=True).fields())
+            self._say(CommandError(ErrorCode.RATE_LIMITED, "too many commands a second; wait before the next", retry=True).fields())
             self._count_error()
             return
         try:
             self._obey(read_command(message, is_text=self._dialect.is_text))
         except CommandError as error:
             self._say(error.fields())
-            if error.code in {"bad_frame", "unknown_type"}:
+            if error.code in {ErrorCode.BAD_FRAME, ErrorCode.UNKNOWN_TYPE}:
                 self._count_error()
 
     def subscribe(self, request: Subscribe) -> None:
@@ -73,10 +73,10 @@ class Session:
         name = request.channel
         if name in self._subscriptions or name in self._pending:
             msg = f"{name} is subscribed to already"
-            raise CommandError("already_subscribed", msg, command_id=request.id, channel=name)
+            raise CommandError(ErrorCode.ALREADY_SUBSCRIBED, msg, command_id=request.id, channel=name)
         if len(self._subscriptions) + len(self._pending) >= self._node.limits.max_subscriptions:
             msg = f"a session has at most {self._node.limits.max_subscriptions} subscriptions"
-            raise CommandError("too_many_subscriptions", msg, command_id=request.id, channel=name)
+            raise CommandError(ErrorCode.TOO_MANY_SUBSCRIPTIONS, msg, command_id=request.id, channel=name)
         self._pending[name] = request
         self._node.subscribe(request, _Asked(self, request))
 
@@ -132,7 +132,7 @@ class Session:
             self._connect(command)
         elif not self.is_connected:
             msg = "the first frame is `connect`"
-            raise CommandError("not_connected", msg, command_id=command.id)
+            raise CommandError(ErrorCode.NOT_CONNECTED, msg, command_id=command.id)
         elif isinstance(command, Subscribe):
             self.subscribe(command)
         elif isinstance(command, Unsubscribe):
@@ -143,7 +143,7 @@ class Session:
     def _connect(self, command: Connect) -> None:
         if self.is_connected:
             msg = "`connect` comes once, and not from a client that named its channels in the URL"
-            raise CommandError("already_connected", msg, command_id=command.id)
+            raise CommandError(ErrorCode.ALREADY_CONNECTED, msg, command_id=command.id)
         self.is_connected = True
         limits = self._node.limits
         self._say(
@@ -164,7 +164,7 @@ class Session:
             self._node.leave(subscription)
         elif self._pending.pop(command.channel, None) is None:
             msg = f"{command.channel} is not subscribed to"
-            raise CommandError("not_subscribed", msg, command_id=command.id, channel=command.channel)
+            raise CommandError(ErrorCode.NOT_SUBSCRIBED, msg, command_id=command.id, channel=command.channel)
         self._say({"type": "unsubscribed", "id": command.id, "channel": command.channel})
 
     def _say(self, fields: dict[str, object]) -> None:

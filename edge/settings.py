@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from edge.adapters.redis_connection import Address, parse_address
 from edge.core.limits import Limits
 from shared.bus.layout import DEFAULT_PREFIX
+from shared.bus.servers import parse_servers
 from shared.errors import ConfigurationError
 
 DEFAULT_PORT = 8000
@@ -30,17 +30,12 @@ class Settings(msgspec.Struct, frozen=True):
     console: bool = False
     limits: Limits = Limits()
 
-    def addresses(self) -> list[Address]:
-        """The bus's servers, in order."""
-        return [parse_address(url.strip()) for url in self.bus.split(",") if url.strip()]
-
 
 def check_settings(settings: Settings) -> None:
     """Raise ConfigurationError with every problem that there is."""
     problems: list[str] = []
     try:
-        if not settings.addresses():
-            problems.append("--bus names no server; it looks like redis://127.0.0.1:6379")
+        parse_servers(settings.bus)
     except ConfigurationError as error:
         problems += error.problems
     problems += [

@@ -1,0 +1,1 @@
+"""The bus that an edge really speaks to, and one in memory for tests."""

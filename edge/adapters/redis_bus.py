@@ -1,8 +1,8 @@
 """The bus over Redis, as an edge sees it: subscribe and read, nothing else.
 
-Each server has two connections: one for pub/sub, one for reads. When either breaks both are made anew, and every channel in use is verified by
-reading: what was published meanwhile was pushed to nobody. A link that is up and silent is no better: bridges send heartbeats on each
-shard, and where they stay away the channels are read as well, ever more rarely.
+Each server has two connections: one for pub/sub, one for reads. When either breaks both are made anew, and every channel in use is
+verified by reading: what was published meanwhile was pushed to nobody. A link that is up and silent is no better: bridges send
+heartbeats on each shard, and where they stay away the channels are read as well, ever more rarely.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import hiredis
 
-from edge.adapters.redis_connection import Address, RedisConnection
+from edge.adapters.redis_connection import Address, RedisConnection, pack
 from edge.ports import BusEvents, ChannelHistory
 from shared.bus.layout import INCARNATION_BYTES, BusLayout, StoredLayout, check_layout, decode_layout
 from shared.envelope import Envelope, decode
@@ -240,7 +240,7 @@ class _Server:
         if self._pubsub is not None and self._bus.layout is not None:
             key = self._bus.layout.head_key(channel)
             self._names.pop(key.encode(), None)
-            self._send(hiredis.pack_command(("UNSUBSCRIBE", key)))
+            self._send(pack("UNSUBSCRIBE", key))
 
     async def read(self, layout: BusLayout, channel: str, count: int) -> list[bytes]:
         connection = self._reader
@@ -330,7 +330,7 @@ class _Server:
         self._silence_s = BEAT_TIMEOUT_S
         shards = list(layout.shards_of(self._index))
         self._beats = {layout.beat_channel(shard).encode(): shard for shard in shards}
-        self._send(hiredis.pack_command(("SUBSCRIBE", *self._beats)))
+        self._send(pack("SUBSCRIBE", *self._beats))
         wanted = self._bus.wanted_on(shards)
         for at in range(0, len(wanted), 1_000):
             self._ask_for(wanted[at : at + 1_000])
@@ -344,7 +344,7 @@ class _Server:
             return
         keys = [layout.head_key(channel) for channel in channels]
         self._names.update((key.encode(), channel) for key, channel in zip(keys, channels, strict=True))
-        self._send(hiredis.pack_command(("SUBSCRIBE", *keys)))
+        self._send(pack("SUBSCRIBE", *keys))
 
     async def _watch(self, reader: RedisConnection, pubsub: RedisConnection) -> None:
         """Ping both connections until one is lost or does not answer in time."""
@@ -355,7 +355,7 @@ class _Server:
                 raise BusUnavailableError(msg)
             # The answer on the pub/sub connection is a pushed message; that one came at all shows below.
             self._has_pong = False
-            self._send(hiredis.pack_command(("PING",)))
+            self._send(pack("PING"))
             await reader.ask("PING")
             await asyncio.sleep(1)
             if not self._has_pong:
@@ -378,13 +378,13 @@ class _Server:
                 try:
                     arrived.append((name, decode(message[2])))
                 except EnvelopeError as error:
-                    log.error("dropped an unreadable publication", channel=name, error=error)
+                    log.warning("dropped an unreadable publication", channel=name, error=error)
             else:
                 self._on_other(message)
         if arrived:
             self._bus.deliver(arrived)
 
-    def _on_other(self, message: Any) -> None:  # noqa: ANN401  (whatever Redis sends)
+    def _on_other(self, message: Any) -> None:
         if isinstance(message, hiredis.ReplyError):
             log.error("a subscription was refused", server=self._where, error=message)
         elif message[0] == b"subscribe":

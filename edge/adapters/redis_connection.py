@@ -53,6 +53,12 @@ def parse_address(url: str) -> Address:
     return Address(name, host, port, path, options.get("username") or "", options.get("password") or "", int(options.get("db") or 0), tls)
 
 
+def pack(*command: bytes | str | int) -> bytes:
+    """A command as it goes over the wire (RESP2)."""
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one element only
+    return packed
+
+
 class RedisConnection(asyncio.Protocol):
     """Answers come in the order of commands; pushed pub/sub messages go to `on_messages`, all of one read at once."""
 
@@ -81,7 +87,7 @@ class RedisConnection(asyncio.Protocol):
                     await loop.create_connection(lambda: connection, address.host, address.port, ssl=address.tls)
         except (OSError, TimeoutError) as error:
             connection.close()
-            msg = f"Redis {address.name}: {error or 'no connection in time'}"
+            msg = f"Redis {address.name}: {str(error) or 'no connection in time'}"
             raise BusUnavailableError(msg) from error
         try:
             await connection._greet(address)
@@ -90,7 +96,7 @@ class RedisConnection(asyncio.Protocol):
             raise
         return connection
 
-    async def ask(self, *command: bytes | str | int) -> Any:  # noqa: ANN401  (whatever Redis answers)
+    async def ask(self, *command: bytes | str | int) -> Any:
         """Send a command and wait for its answer; raise BusUnavailableError if there is none in time, or an error."""
         future = self.ask_later((command,))
         try:
@@ -110,7 +116,7 @@ class RedisConnection(asyncio.Protocol):
         if len(self._waiting) >= MAX_IN_FLIGHT:
             msg = f"Redis {self._name}: {MAX_IN_FLIGHT} commands wait for an answer"
             raise BusUnavailableError(msg)
-        self.send(b"".join(hiredis.pack_command(command) for command in commands))
+        self.send(b"".join(pack(*command) for command in commands))
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.extend([None] * (len(commands) - 1))
         self._waiting.append(future)
@@ -157,7 +163,7 @@ class RedisConnection(asyncio.Protocol):
         if messages and self._on_messages is not None:
             self._on_messages(messages)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """Fail whoever waits."""
         self._lose()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -19,10 +21,27 @@ MAX_REWIND_AGE_S = 30 * 86_400
 _FORMATS = {name: delta for delta, name in DELTA_NAMES.items()}
 
 
+class ErrorCode(StrEnum):
+    """What an `error` frame says is wrong; docs/protocol.md, section 7."""
+
+    BAD_FRAME = "bad_frame"
+    UNKNOWN_TYPE = "unknown_type"
+    NOT_CONNECTED = "not_connected"
+    ALREADY_CONNECTED = "already_connected"
+    BAD_CHANNEL = "bad_channel"
+    ALREADY_SUBSCRIBED = "already_subscribed"
+    NOT_SUBSCRIBED = "not_subscribed"
+    TOO_MANY_SUBSCRIPTIONS = "too_many_subscriptions"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+
+
 class CommandError(DistributaryError):
     """A client's frame is wrong: answer with an `error` frame of this code; the connection lives."""
 
-    def __init__(self, code: str, message: str, *, command_id: int | None = None, channel: str | None = None, retry: bool = False) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, *, command_id: int | None = None, channel: str | None = None, retry: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.command_id = command_id
@@ -76,34 +95,34 @@ def read_command(message: bytes, *, is_text: bool) -> Command:
         fields = msgspec.json.decode(message) if is_text else msgspec.msgpack.decode(message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
         msg = f"not {'JSON' if is_text else 'MessagePack'}: {error}"
-        raise CommandError("bad_frame", msg) from None
+        raise CommandError(ErrorCode.BAD_FRAME, msg) from None
     if not isinstance(fields, dict):
         msg = f"a frame is one object, not {type(fields).__name__}"
-        raise CommandError("bad_frame", msg)
+        raise CommandError(ErrorCode.BAD_FRAME, msg)
     command_id = fields.get("id")
     if not isinstance(command_id, int) or isinstance(command_id, bool) or not 0 < command_id <= MAX_ID:
         msg = "`id` must be a positive integer"
-        raise CommandError("bad_frame", msg)
+        raise CommandError(ErrorCode.BAD_FRAME, msg)
     kind = fields.get("type")
     reader = _READERS.get(kind) if isinstance(kind, str) else None
     if reader is None:
         msg = f"unknown type {_shown(kind)}; there are {', '.join(_READERS)}"
-        raise CommandError("unknown_type", msg, command_id=command_id)
+        raise CommandError(ErrorCode.UNKNOWN_TYPE, msg, command_id=command_id)
     try:
         return reader(command_id, fields)
     except EnvelopeError as error:
-        raise CommandError("bad_frame", str(error), command_id=command_id) from None
+        raise CommandError(ErrorCode.BAD_FRAME, str(error), command_id=command_id) from None
 
 
 def read_channel(name: object, command_id: int | None) -> str:
     """Check a channel name from a client."""
     if not isinstance(name, str):
         msg = "`channel` must be a string"
-        raise CommandError("bad_frame", msg, command_id=command_id)
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
     try:
         return check_channel(name)
     except ChannelError as error:
-        raise CommandError("bad_channel", str(error), command_id=command_id, channel=name[:255]) from None
+        raise CommandError(ErrorCode.BAD_CHANNEL, str(error), command_id=command_id, channel=name[:255]) from None
 
 
 def read_delta(names: object, command_id: int | None) -> DeltaFormat:
@@ -112,7 +131,7 @@ def read_delta(names: object, command_id: int | None) -> DeltaFormat:
         return DeltaFormat.NONE
     if not isinstance(names, list) or len(names) > MAX_DELTA_FORMATS or not all(isinstance(name, str) for name in names):
         msg = f"`delta` must be a list of at most {MAX_DELTA_FORMATS} names of formats"
-        raise CommandError("bad_frame", msg, command_id=command_id)
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
     return next((_FORMATS[name] for name in names if name in _FORMATS), DeltaFormat.NONE)
 
 
@@ -120,7 +139,7 @@ def _connect(command_id: int, fields: dict[Any, Any]) -> Connect:
     client = fields.get("client", "")
     if not isinstance(client, str):
         msg = "`client` must be a string"
-        raise CommandError("bad_frame", msg, command_id=command_id)
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
     return Connect(command_id, client[:100])
 
 
@@ -142,7 +161,12 @@ def _ping(command_id: int, _: dict[Any, Any]) -> Ping:
     return Ping(command_id)
 
 
-_READERS = {"connect": _connect, "subscribe": _subscribe, "unsubscribe": _unsubscribe, "ping": _ping}
+_READERS: dict[str, Callable[[int, dict[Any, Any]], Command]] = {
+    "connect": _connect,
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "ping": _ping,
+}
 
 
 def _position(value: object, command_id: int) -> Position | None:
@@ -150,7 +174,7 @@ def _position(value: object, command_id: int) -> Position | None:
         return None
     if not isinstance(value, dict):
         msg = '`position` must be an object such as {"epoch": "...", "offset": 12}'
-        raise CommandError("bad_frame", msg, command_id=command_id)
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
     return parse_position(value.get("epoch"), value.get("offset"))
 
 
@@ -159,13 +183,13 @@ def _rewind(value: object, command_id: int) -> Rewind | None:
         return None
     msg = f'`rewind` must be {{"count": 1 to {MAX_REWIND_COUNT}}} or {{"age_s": above 0 to {MAX_REWIND_AGE_S}}}'
     if not isinstance(value, dict) or len(value) != 1:
-        raise CommandError("bad_frame", msg, command_id=command_id)
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
     count, age_s = value.get("count"), value.get("age_s")
-    if type(count) is int and 1 <= count <= MAX_REWIND_COUNT:
+    if isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_REWIND_COUNT:
         return Rewind(count=count)
-    if type(age_s) in {int, float} and 0 < age_s <= MAX_REWIND_AGE_S:
+    if isinstance(age_s, int | float) and not isinstance(age_s, bool) and 0 < age_s <= MAX_REWIND_AGE_S:
         return Rewind(age_ms=max(1, int(age_s * 1000)))
-    raise CommandError("bad_frame", msg, command_id=command_id)
+    raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
 
 
 def _shown(value: object) -> str:

@@ -57,22 +57,19 @@ def start_from(
 ) -> Start | NeedHistory:
     """Where a subscriber with a position starts. `items` is what a read of the bus brought, once it was made."""
     newest = stream.newest
-    if stream.epoch is None or position.epoch != stream.epoch:
+    if newest is None or position.epoch != stream.epoch:
         return _lost(newest, "epoch_changed")
     if position.offset > stream.offset:
         return _lost(newest, "position_ahead")
     missed = stream.offset - position.offset
-    if missed > most:
-        return _lost(newest, "too_large", position)
     held = stream.ring if items is None else items
-    if missed and held[0].offset > position.offset + 1:
-        if items is None and not stream.reaches_back_to_start:
-            return NeedHistory(missed)
-        return _lost(newest, "history_trimmed", position)
+    reaches_back = held[0].offset <= position.offset + 1
+    if items is None and not reaches_back and missed <= most and not stream.reaches_back_to_start:
+        return NeedHistory(missed)
     following = [item for item in held if item.offset > position.offset]
-    if sum(len(item.payload) for item in following) > most_bytes and len(following) > 1:
+    if missed > most or (len(following) > 1 and sum(len(item.payload) for item in following) > most_bytes):
         return _lost(newest, "too_large", position)
-    return Start(following, recovered=True)
+    return Start(following, recovered=True) if reaches_back else _lost(newest, "history_trimmed", position)
 
 
 def _lost(newest: Item | None, reason: str, position: Position | None = None) -> Start:

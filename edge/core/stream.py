@@ -91,17 +91,12 @@ class ChannelStream:
 
     def apply(self, envelope: Envelope) -> Step | OutOfStep | None:
         """Take a live envelope. None where it is known already; OutOfStep, and nothing changed, where the bus must be read."""
-        if self.epoch is None:
-            if envelope.offset == 1 and envelope.delta is DeltaFormat.NONE:
-                self._start(envelope)
-                return self._append(envelope, envelope.body)
-            return OutOfStep(f"offset {envelope.offset} on a channel that had none")
-        if envelope.epoch != self._epoch:
-            return OutOfStep("another epoch")
-        if envelope.offset <= self.offset:
+        if self.epoch is None and envelope.offset == 1 and envelope.delta is DeltaFormat.NONE:
+            self._start(envelope)
+        if envelope.epoch == self._epoch and envelope.offset <= self.offset:
             return None
-        if envelope.offset != self.offset + 1:
-            return OutOfStep(f"offset {envelope.offset} after {self.offset}")
+        if envelope.epoch != self._epoch or envelope.offset != self.offset + 1:
+            return OutOfStep(f"{epoch_to_text(envelope.epoch)}:{envelope.offset} came after {self.epoch}:{self.offset}")
         try:
             payload = self._payload(envelope)
         except DeltaError as error:
@@ -195,8 +190,8 @@ class ChannelStream:
         if envelope.base_offset != base.offset or envelope.base_hash != base.payload_hash:
             msg = f"a delta for another base than {base!r}"
             raise DeltaError(msg)
-        codec = vcdiff if envelope.delta is DeltaFormat.VCDIFF else json_patch
-        payload = codec.decode(base.payload, envelope.body, max_size=MAX_PAYLOAD_BYTES)
+        decode = vcdiff.decode if envelope.delta is DeltaFormat.VCDIFF else json_patch.decode
+        payload = decode(base.payload, envelope.body, max_size=MAX_PAYLOAD_BYTES)
         if payload_hash(payload) != envelope.payload_hash:
             msg = f"a delta for {base!r} gave other bytes than its maker had"
             raise DeltaError(msg)

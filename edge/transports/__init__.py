@@ -1,0 +1,1 @@
+"""Byte pipes to clients: each turns publications into its own frames."""

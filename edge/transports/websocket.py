@@ -71,7 +71,7 @@ class WebSocketEndpoint:
     def __repr__(self) -> str:
         return f"<WebSocketEndpoint {len(self.connections)} connections{' draining' if self.is_draining else ''}>"
 
-    def protocol(self, **_: Any) -> WebSocketConnection:  # noqa: ANN401  (uvicorn's arguments, none of which is needed)
+    def protocol(self, **_: Any) -> WebSocketConnection:
         """Make the protocol for a connection: what uvicorn calls as its `ws_protocol_class`."""
         return WebSocketConnection(self)
 
@@ -150,7 +150,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._ws.receive_eof()
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone."""
         self.write = _drop
         if self.session is not None:
@@ -226,7 +226,7 @@ class WebSocketConnection(asyncio.Protocol):
         if refusal is not None:
             status, text = refusal
             response = self._ws.reject(status, text)
-            if status == 503:  # noqa: PLR2004
+            if status == 503:
                 response.headers["Retry-After"] = "2"
             self._ws.send_response(response)
             return
@@ -328,6 +328,6 @@ def _drop(_: bytes) -> None:
     """Write to nobody."""
 
 
-def _select_subprotocol(_: ServerProtocol, offered: Any) -> Subprotocol | None:  # noqa: ANN401  (a sequence of subprotocols)
+def _select_subprotocol(_: ServerProtocol, offered: Any) -> Subprotocol | None:
     """The first one that is known; none is no error: then the query decides."""
     return next((Subprotocol(name) for name in offered if name in SUBPROTOCOLS), None)
