@@ -73,3 +73,7 @@ def _options(
     _version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     """Options before the subcommand."""
+
+
+if __name__ == "__main__":
+    main()

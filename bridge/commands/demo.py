@@ -1,0 +1,185 @@
+"""`bridge demo`: everything on this machine, in one command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from bridge.commands import terminal
+from bridge.demo.children import Child, ChildError, Children
+from bridge.demo.kafka import EmbeddedKafka, EmbeddedKafkaError
+from bridge.demo.replay import Replay
+from bridge.demo.simulation import DEFAULT_VEHICLES, FIRST_ID, Simulation
+from bridge.demo.stack import DEFAULT_RULES, HOST, TOPIC, Part, Ports, StackSettings, choose_ports, feed, find_redis_server, plan, start
+from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from rich.console import Console
+
+_USAGE_ERROR = 2
+
+
+class _Stop:
+    """Whether the user wants the end. A plain flag: a signal handler must not take a lock that the code it interrupts may hold."""
+
+    def __init__(self) -> None:
+        self.is_asked_for = False
+
+    def ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_asked_for = True
+
+    def __call__(self) -> bool:
+        return self.is_asked_for
+
+
+def demo(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="More files for --input, so that `--input *.json` works.", show_default=False)
+    ] = None,
+    *,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            help="Replay recorded JSON snapshots, a file a record (.json, .json.gz, or a directory), instead of the simulation.",
+        ),
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.001, help="Seconds between two records.", envvar="BRIDGE_DEMO_INTERVAL")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.001, help="Divides the interval: 10 is ten times faster.", envvar="BRIDGE_DEMO_SPEED")
+    ] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Start the replay again at its end.")] = False,
+    vehicles: Annotated[
+        int, typer.Option(min=1, max=8000, help="Vehicles in the simulation.", envvar="BRIDGE_DEMO_VEHICLES")
+    ] = DEFAULT_VEHICLES,
+    seed: Annotated[int, typer.Option(help="Of the simulation: the same seed, the same city.", envvar="BRIDGE_DEMO_SEED")] = 1,
+    rules: Annotated[
+        Path | None, typer.Option(help="Routing rules other than the demo's own.", envvar="BRIDGE_DEMO_RULES", show_default=False)
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the first edge; a port in use is skipped. 0: any.", envvar="BRIDGE_DEMO_PORT")
+    ] = 8000,
+    edges: Annotated[int, typer.Option(min=1, max=16, help="Edge processes.", envvar="BRIDGE_DEMO_EDGES")] = 2,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page.")] = True,
+    redis_server: Annotated[
+        str | None, typer.Option(help="The Redis to run.", envvar="BRIDGE_DEMO_REDIS_SERVER", show_default="from PATH or .parts/")
+    ] = None,
+) -> None:
+    """Start an embedded Kafka, a Redis, a bridge and edges; feed them a simulated city; show it on a live page.
+
+    Ctrl-C ends all of it. Nothing is kept.
+    """
+    console = terminal.console()
+    stop = _Stop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop.ask)
+    try:
+        records, hint = _records([*(inputs or []), *(files or [])], loop=loop, replay=bool(inputs), simulation=Simulation(seed, vehicles))
+        settings = StackSettings(
+            rules=_existing(rules or DEFAULT_RULES), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
+        )
+        ports = choose_ports(port, edges)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            console.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
+        raise typer.Exit(_USAGE_ERROR) from error
+    try:
+        _run(console, stop, settings, ports, records, hint, interval / speed)
+    except (ChildError, ConfigurationError, EmbeddedKafkaError) as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        for line in error.log if isinstance(error, ChildError) else []:
+            console.print(f"  [dim]{escape(line)}[/]", soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _run(
+    console: Console, stop: _Stop, settings: StackSettings, ports: Ports, records: Iterator[bytes], hint: str, interval_s: float
+) -> None:
+    """Run the stack until `stop` is asked for; raise ChildError if a process ends by itself."""
+    with tempfile.TemporaryDirectory(prefix="distributary-demo-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        kafka = EmbeddedKafka(TOPIC)
+        # The first record makes the topic, so that the bridge finds it when it subscribes.
+        kafka.send(next(records))
+        parts = plan(settings, ports, kafka.bootstrap_servers, directory)
+        with Children(directory) as children:
+            with console.status("starting Redis, bridge and edges"):
+                started = start(children, parts, stop)
+            if not stop():
+                _show(console, settings, ports, kafka, parts, started, hint)
+
+            def idle(seconds: float) -> bool:
+                children.check()
+                if not stop():
+                    time.sleep(seconds)
+                return stop()
+
+            if feed(records, kafka.send, interval_s, idle):
+                console.print(f"The input ended after {kafka.sent} records; everything stays up. Ctrl-C ends it.")
+                while not idle(0.25):
+                    pass
+            console.print("Ending ...")
+    console.print("Ended.")
+
+
+def _records(paths: list[Path], *, loop: bool, replay: bool, simulation: Simulation) -> tuple[Iterator[bytes], str]:
+    """The records to send, and a channel that will have publications."""
+    if paths and not replay:
+        raise ConfigurationError([f"{paths[0]}: files to replay are named with --input"])
+    if replay:
+        return Replay(paths, loop=loop).records(), "feed"
+    return (msgspec.json.encode(simulation.snapshot(tick)) for tick in count()), f"position:{_example_id(simulation)}"
+
+
+def _example_id(simulation: Simulation) -> str:
+    """A vehicle that moves: 1430 where there is one, as in the documentation."""
+    ids = [entity["id"] for entity in simulation.snapshot(0)]
+    return "1430" if "1430" in ids else str(ids[0] if ids else FIRST_ID)
+
+
+def _existing(rules: Path) -> Path:
+    if not rules.is_file():
+        raise ConfigurationError([f"{rules}: there is no such rules file"])
+    return rules
+
+
+def _show(
+    console: Console, settings: StackSettings, ports: Ports, kafka: EmbeddedKafka, parts: list[Part], children: list[Child], hint: str
+) -> None:
+    """Tell what runs and what to try."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("running", "process", "address", "log"):
+        table.add_column(heading, overflow="fold")
+    table.add_row("kafka (mock)", "this one", f"{kafka.bootstrap_servers}, topic {TOPIC}", "")
+    for part, child in zip(parts, children, strict=True):
+        table.add_row(part.name, str(child.pid), part.address, str(child.log_file))
+    console.print(table)
+    if settings.port and ports.edges[0] != settings.port:
+        console.print(f"Port {settings.port} is in use; the next free one was taken.")
+    first = ports.edges[0]
+    console.print()
+    if settings.page:
+        console.print(f"Live page  [bold]http://{HOST}:{first}/[/]", soft_wrap=True)
+    # Plain text: a line to copy must not be wrapped or coloured.
+    console.print(f"Try        {_tail_command()} ws://{HOST}:{first} {hint}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"           curl -s http://{HOST}:{first}/v1/channels/{hint}", soft_wrap=True, highlight=False, markup=False)
+    console.print("Ctrl-C ends all of it.")
+
+
+def _tail_command() -> str:
+    """`distributary-tail` of this environment, as short as it can be typed here."""
+    script = Path(sys.executable).parent / "distributary-tail"
+    return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)

@@ -1,0 +1,104 @@
+"""Recorded JSON snapshots as the demo's input: each file is one record.
+
+Neither a file's name nor its modification time is a clock (copies and clones lose both), so the pace is the caller's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_RECORD_BYTES = 4_000_000
+"""The largest record that the demo's Kafka takes."""
+_SUFFIXES = (".json", ".json.gz")
+
+
+class Replay:
+    """The records of some files, in the order given; a directory stands for its files in the order of their names.
+
+    Every file is read and checked when the replay is made, so that a bad one is told before anything starts, and all bad
+    ones at once. They are read again one at a time: a long recording need not fit in memory.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, loop: bool = False) -> None:
+        """Raise ConfigurationError with a line for each path that cannot be replayed."""
+        self._loop = loop
+        self._files, problems = _expand(paths)
+        for file in self._files:
+            try:
+                read_record(file)
+            except ConfigurationError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigurationError(problems)
+
+    def __repr__(self) -> str:
+        """How many files, and whether it ends."""
+        return f"Replay({len(self._files)} files{', looping' if self._loop else ''})"
+
+    def __len__(self) -> int:
+        """How many records one pass has."""
+        return len(self._files)
+
+    def records(self) -> Iterator[bytes]:
+        """Every record once, or for ever. Raises ConfigurationError if a file was damaged or taken away meanwhile."""
+        while True:
+            for file in self._files:
+                yield read_record(file)
+            if not self._loop:
+                return
+
+
+def read_record(file: Path) -> bytes:
+    """The JSON text in `file`, unpacked and without white space around it; raise ConfigurationError, naming the file, if there is none."""
+    text = _unpacked(file).strip()
+    if not text:
+        raise ConfigurationError([f"{file}: is empty; expected one JSON value"])
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError([f"{file}: is not JSON: {error}"]) from error
+    return text
+
+
+def _unpacked(file: Path) -> bytes:
+    """The bytes of `file`, at most MAX_RECORD_BYTES of them, however far a small archive would unpack."""
+    try:
+        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+            data = stream.read(MAX_RECORD_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        # OSError's own text repeats the name.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigurationError([f"{file}: cannot be read: {reason}"]) from error
+    if len(data) > MAX_RECORD_BYTES:
+        raise ConfigurationError([f"{file}: holds more than {MAX_RECORD_BYTES} bytes; a record of the demo may not be larger"])
+    return data
+
+
+def _expand(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    files: list[Path] = []
+    problems: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES) and file.is_file())
+            files += found
+            if not found:
+                problems.append(f"{path}: holds no .json or .json.gz file")
+        elif not path.exists():
+            problems.append(f"{path}: there is no such file")
+        elif not path.name.endswith(_SUFFIXES):
+            problems.append(f"{path}: expected a name that ends in .json or .json.gz")
+        else:
+            files.append(path)
+    if not paths:
+        problems.append("nothing to replay: name at least one .json or .json.gz file")
+    return files, problems
