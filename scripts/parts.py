@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 
 def run(*command: str, **environment: str) -> None:
-    """Run `command` quietly; raise PartError with the end of its output if it fails."""
+    """Run `command` quietly; raise PartError with the telling lines of its output if it fails."""
     try:
         done = subprocess.run(
             command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=STEP_TIMEOUT_S, cwd=ROOT
@@ -52,8 +52,10 @@ def run(*command: str, **environment: str) -> None:
         msg = f"`{' '.join(command[:3])} ...` did not run: {error}"
         raise PartError(msg) from error
     if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-        msg = f"`{' '.join(command[:3])} ...` failed:\n{tail}"
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        # Maven says what went wrong first, then at length how to get help; most others say it last.
+        telling = [line for line in lines if "[ERROR]" in line][:1] or lines[-5:]
+        msg = "\n".join([f"`{' '.join(command[:3])} ...` failed:", *telling])
         raise PartError(msg)
 
 
