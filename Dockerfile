@@ -11,8 +11,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-# First what changes seldom: the compiled engine stays in the cache of layers.
-RUN pip wheel --wheel-dir /wheels "xdelta3==0.0.5"
+# First what changes seldom: the compiled engine stays in the cache of layers. It is installed straight from its source, because the wheel
+# that its setup makes has a tag that pip refuses to install from a directory.
+RUN python -m venv --without-pip /opt/distributary \
+    && pip --python /opt/distributary/bin/python install "xdelta3==0.0.5"
 COPY pyproject.toml README.md LICENSE ./
 COPY shared shared
 COPY bridge bridge
@@ -21,13 +23,11 @@ COPY clients/python clients/python
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM build AS build-bridge
-RUN python -m venv --without-pip /opt/distributary \
-    && pip --python /opt/distributary/bin/python install --find-links /wheels --only-binary xdelta3 "distributary[bridge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
+RUN pip --python /opt/distributary/bin/python install "distributary[bridge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
     && /opt/distributary/bin/python -c "import bridge, confluent_kafka, _xdelta3"
 
 FROM build AS build-edge
-RUN python -m venv --without-pip /opt/distributary \
-    && pip --python /opt/distributary/bin/python install --find-links /wheels --only-binary xdelta3 "distributary[edge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
+RUN pip --python /opt/distributary/bin/python install "distributary[edge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
     && /opt/distributary/bin/python -c "import edge, _xdelta3; from importlib.util import find_spec; assert find_spec('confluent_kafka') is None"
 
 FROM ${PYTHON_IMAGE} AS runtime

@@ -2,9 +2,9 @@
 
 Usage: python scripts/kube_schemas.py API.json DIRECTORY
 
-API.json is api/openapi-spec/swagger.json of a Kubernetes release (scripts/get-helm-tools.sh gets it). Every kind of the groups below becomes
-one self-contained file, named as kubeconform's template {{.ResourceKind}}{{.KindSuffix}}.json asks. Unknown fields are errors, as they are
-for an API server with strict validation.
+API.json is api/openapi-spec/swagger.json of a Kubernetes release (scripts/get-helm-tools.sh gets it). Every kind of the groups below
+becomes one self-contained file, named as kubeconform's template {{.ResourceKind}}{{.KindSuffix}}.json asks. Unknown fields are errors, as
+they are for an API server with strict validation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def with_definitions(name: str, definitions: dict[str, Schema]) -> Schema:
 
 def file_name(kind: str, group: str, version: str) -> str:
     """As kubeconform names it: deployment-apps-v1.json, networkpolicy-networking-v1.json, pod-v1.json."""
-    parts = [kind, group.split(".")[0], version]
+    parts = [kind, group.partition(".")[0], version]
     return "-".join(part.lower() for part in parts if part) + ".json"
 
 

@@ -173,8 +173,8 @@ def test_selectors_find_their_pods_and_ports(render: Render, values: str) -> Non
         names = {port["name"] for container in chosen[0]["spec"]["containers"] for port in container["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
     for one in manifests:
-        selector = one["spec"].get("selector", one["spec"].get("podSelector")) if one["kind"] in {"PodDisruptionBudget", "NetworkPolicy"} else None
-        if selector:
+        if one["kind"] in {"PodDisruptionBudget", "NetworkPolicy"}:
+            selector = one["spec"].get("selector") or one["spec"]["podSelector"]
             assert sum(selector["matchLabels"].items() <= pod["metadata"]["labels"].items() for pod in pods(manifests)) == 1
 
 
@@ -283,6 +283,13 @@ def test_names_stay_within_the_limit(render: Render) -> None:
     names = [one["metadata"]["name"] for one in render("trial", release="a" * 53)]
     assert len({name for name in names if name.endswith("-internal")}) == 2
     assert max(map(len, names)) <= 63
+
+
+def test_the_manual_shows_the_users_as_they_are(render: Render) -> None:
+    users = only(render("trial"), "Secret", "bus")["stringData"]["users.acl"]
+    manual = (CHART.parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+    for line in re.sub(r" >\w+ ", " >PASSWORD ", users).splitlines():
+        assert f"    {line}\n" in manual
 
 
 def test_every_value_is_explained_by_its_default() -> None:

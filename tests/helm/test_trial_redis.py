@@ -71,7 +71,8 @@ def test_the_bridge_does_its_work(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("ACL", "LIST"), ("DEBUG", "SLEEP", "1"), ("SHUTDOWN",)]
+    "command",
+    [("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("ACL", "LIST"), ("DEBUG", "SLEEP", "1"), ("SHUTDOWN",)],
 )
 def test_the_bridge_does_no_more(connect: Connect, command: tuple[str, ...]) -> None:
     with pytest.raises(redis.ResponseError):
@@ -83,7 +84,11 @@ def test_the_edge_reads_and_subscribes(connect: Connect) -> None:
     connect("bridge").rpush("d:{0}:h:news", "a", "b")
     edge = connect("edge")
     with edge.pipeline(transaction=True) as reads:
-        reads.hgetall("d:{0}:c:news").lrange("d:{0}:h:news", 0, -1).llen("d:{0}:h:news").exists("d:layout").get("d:layout")
+        reads.hgetall("d:{0}:c:news")
+        reads.lrange("d:{0}:h:news", 0, -1)
+        reads.llen("d:{0}:h:news")
+        reads.exists("d:layout")
+        reads.get("d:layout")
         assert reads.execute() == [{}, [b"a", b"b"], 2, 0, None]
     assert len(edge.info("server")["run_id"]) == 40
     with edge.pubsub(ignore_subscribe_messages=True) as listener:
