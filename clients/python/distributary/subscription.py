@@ -1,0 +1,142 @@
+"""One subscription, as the application holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from distributary._core import Joined
+from distributary._feed import Feed
+from distributary.errors import CallTimeoutError, ClientClosedError
+from distributary.publication import Gap, Publication
+from shared.publication import Position
+
+
+class Owner(Protocol):
+    """What a subscription needs of its client."""
+
+    def start(self, wish: Wish) -> Feed:
+        """Subscribe; raises ClientError where that cannot be."""
+
+    def release(self, feed: Feed) -> None:
+        """Unsubscribe; harmless when done twice, and from any thread."""
+
+    @property
+    def call_timeout_s(self) -> float:
+        """How long to wait for an answer."""
+
+
+class Wish:
+    """What the application asked for."""
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        position: Position | None,
+        rewind: dict[str, float] | None,
+        delta: tuple[str, ...],
+        on_gap: Callable[[Gap], None] | None,
+    ) -> None:
+        self.channel = channel
+        self.position = position
+        self.rewind = rewind
+        self.delta = delta
+        self.on_gap = on_gap
+
+
+class Subscription:
+    """An asynchronous iterator of a channel's publications.
+
+    It subscribes when it is first iterated or entered, and unsubscribes when it is closed, left (`async with`) or, with a plain
+    `async for`, when nothing refers to it any more, which is right after the loop was left.
+    """
+
+    def __init__(self, owner: Owner, wish: Wish) -> None:
+        self._owner = owner
+        self._wish = wish
+        self._feed: Feed | None = None
+        self._position = wish.position
+        self._is_closed = False
+        self._is_waiting = False
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self._wish.channel} at {self._position}{' closed' if self._is_closed else ''}>"
+
+    @property
+    def channel(self) -> str:
+        """The channel's name."""
+        return self._wish.channel
+
+    @property
+    def position(self) -> Position | None:
+        """Of the last publication that the application got: what to keep, and to come back with.
+
+        Before the first one it is the position asked for or, of a stream, where it stood when the subscription began.
+        """
+        if self._position is None and self._feed is not None:
+            return self._feed.start
+        return self._position
+
+    @property
+    def info(self) -> Joined | None:
+        """The edge's newest answer: kind, mode, delta format, whether it recovered."""
+        return self._feed.joined if self._feed is not None else None
+
+    async def joined(self, timeout_s: float | None = None) -> Joined:
+        """Subscribe if need be, and wait for the edge's answer.
+
+        Raises CallTimeoutError after `timeout_s` (None: the client's `call_timeout_s`), and RefusedError where the edge said no.
+        """
+        feed = self._start()
+        try:
+            async with asyncio.timeout(timeout_s if timeout_s is not None else self._owner.call_timeout_s):
+                return await feed.wait_joined()
+        except TimeoutError:
+            msg = f"{self.channel}: no answer from the edge yet"
+            raise CallTimeoutError(msg) from None
+
+    async def aclose(self) -> None:
+        """Unsubscribe and end the iteration. What waited is dropped."""
+        self._is_closed = True
+        if self._feed is not None:
+            self._owner.release(self._feed)
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Publication:
+        if self._is_closed:
+            raise StopAsyncIteration
+        feed = self._start()
+        if self._is_waiting:
+            msg = f"{self.channel}: another task is already waiting for the next publication"
+            raise RuntimeError(msg)
+        self._is_waiting = True
+        try:
+            publication = await feed.get()
+        finally:
+            self._is_waiting = False
+        if publication is None:
+            raise StopAsyncIteration
+        self._position = publication.position
+        return publication
+
+    def _start(self) -> Feed:
+        if self._feed is None:
+            if self._is_closed:
+                msg = f"{self.channel}: this subscription is closed; subscribe again"
+                raise ClientClosedError(msg)
+            self._feed = self._owner.start(self._wish)
+            weakref.finalize(self, self._owner.release, self._feed).atexit = False
+        return self._feed
