@@ -4,6 +4,10 @@ The PyPI package's own Python functions fail on every Python since 3.10 (`System
 the C functions `xd3_encode_memory` and `xd3_decode_memory`. Importing this module raises ImportError where the
 extension is missing or exports something else; `vcdiff` then uses pure Python.
 
+The engine allocates its tables in each call (about 1 MB for a target of 38 KB). Where glibc's malloc gives them back
+to the kernel each time, that costs up to 300 us more a call; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 16777216 in the process' environment
+prevent it.
+
 Thread-safe: ctypes releases the GIL during a call, and each call has its output buffer to itself.
 """
 
@@ -20,11 +24,11 @@ from shared.errors import DeltaError
 _SIZE = ctypes.c_uint64
 
 _LEVEL_SHIFT = 20
-_FAST = 3 << _LEVEL_SHIFT
-_THOROUGH = 6 << _LEVEL_SHIFT
+_FAST: Final = 3
+_THOROUGH: Final = 6
 _THOROUGH_UP_TO: Final = 8192
-"""Bytes of target. Level 6 costs 1 us more than level 1 at 400 bytes and saves a quarter of the delta; at 32 KB level 3 costs
-twice level 1 for less than half of its delta, and level 6 again half as much for 5% (bench/delta_codecs.py)."""
+"""Bytes of target. Up to here level 6 costs 1 to 2 us more than level 1, and saves up to a quarter of the delta. At 38 KB level 3
+makes less than half of level 1's delta in about the same time, and level 6 takes twice that to save 3% more (bench/delta_codecs.py)."""
 
 _SLACK: Final = 128
 """Bytes that a delta may exceed its target by before `encode` gives up."""
@@ -88,9 +92,14 @@ def _give_back(output: _Output) -> None:
         _spare.append(output)
 
 
-def encode(base: bytes, target: bytes) -> bytes | None:
-    """Write `target` as a delta to `base`, or answer None where that takes more bytes than `target` itself (and some slack)."""
+def encode(base: bytes, target: bytes, *, level: int = 0) -> bytes | None:
+    """Write `target` as a delta to `base`, or answer None where that takes more bytes than `target` itself (and some slack).
+
+    `level` is xdelta3's, from 1 (fast) to 9; 0 chooses by size.
+    """
     size = len(target)
+    if not level:
+        level = _THOROUGH if size <= _THOROUGH_UP_TO else _FAST
     room = size + _SLACK
     output = _borrow(room)
     result = _encode_memory(
@@ -101,7 +110,7 @@ def encode(base: bytes, target: bytes) -> bytes | None:
         output.address,
         output.size_address,
         room,
-        _THOROUGH if size <= _THOROUGH_UP_TO else _FAST,
+        level << _LEVEL_SHIFT,
     )
     delta: bytes | None = output.array[: output.size.value] if not result else None
     _give_back(output)
