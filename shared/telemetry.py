@@ -1,15 +1,17 @@
-"""Logs of every process: one line an event, as text for people or JSON for machines, on standard error."""
+"""Logs: one line an event, as text for people or as JSON for machines, on standard error."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable
 from enum import StrEnum
+from typing import Any, TextIO
 
 import msgspec
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_FIELDS = "distributary_fields"
 
 
 class LogFormat(StrEnum):
@@ -19,49 +21,100 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-class LogLevel(StrEnum):
-    """The least important lines that are written."""
+class Log:
+    """A logger whose events carry fields: `log.info("joined", group="g")`. Values are shown as they are: redact secrets before."""
 
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def __repr__(self) -> str:
+        return f"<Log {self._logger.name}>"
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """For whoever looks for a fault in the program."""
+        self._write(logging.DEBUG, message, fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        """What an operator reads to know that all is well."""
+        self._write(logging.INFO, message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Something that the program gets over, and an operator should know."""
+        self._write(logging.WARNING, message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Something that does not go away by itself."""
+        self._write(logging.ERROR, message, fields)
+
+    def exception(self, message: str, **fields: Any) -> None:
+        """A fault in the program: with the traceback of the exception that is being handled."""
+        self._logger.log(logging.ERROR, message, extra={_FIELDS: fields}, exc_info=True)
+
+    def _write(self, level: int, message: str, fields: dict[str, Any]) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, message, extra={_FIELDS: fields})
 
 
-def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
-    """Set up logging for this process. `extra={...}` of a log call becomes fields of the line."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if log_format is LogFormat.JSON else _TextFormatter())
+class Throttle:
+    """Lets one event a key through in each interval, and counts the others. `clock` tells seconds that only go forward."""
+
+    def __init__(self, interval_s: float, *, clock: Callable[[], float], max_keys: int = 1000) -> None:
+        self._interval_s = interval_s
+        self._clock = clock
+        self._max_keys = max_keys
+        self._seen: dict[object, tuple[float, int]] = {}
+
+    def admit(self, key: object) -> int | None:
+        """None: keep silent. Else how many events of this key were kept silent since the last one that was let through."""
+        now = self._clock()
+        until, silenced = self._seen.get(key, (now, 0))
+        if now < until:
+            self._seen[key] = until, silenced + 1
+            return None
+        if len(self._seen) >= self._max_keys:
+            self._seen.clear()
+        self._seen[key] = now + self._interval_s, 0
+        return silenced
+
+
+def configure(format_: LogFormat, level: str, stream: TextIO | None = None) -> None:
+    """Set up logging for the whole process. `level` is a name such as "info"."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter() if format_ is LogFormat.JSON else _TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("distributary").setLevel(level.value.upper())
-
-
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
-
-
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    root.setLevel(level.upper())
 
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname.lower():7} {record.name.removeprefix('distributary.')}: {record.getMessage()}{fields}"
+        fields = "".join(f" {name}={_shown(value)}" for name, value in _fields_of(record).items())
+        line = f"{_time_of(record)} {record.levelname:<7} {record.name}: {_one_line(record.getMessage())}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_fields(record),
-        }
+        event = {"time": _time_of(record), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        event |= _fields_of(record)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+            event["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    return getattr(record, _FIELDS, {})
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+
+
+def _shown(value: object) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f'"{_one_line(text)}"' if not text or any(character in text for character in ' "=\n') else text
+
+
+def _one_line(text: str) -> str:
+    """Data from a record may hold line breaks: a log line stays one line."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+Partition = tuple[str, int]
+"""A topic's name and a partition's number."""
+
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One Kafka record. `value` is None for a tombstone."""

@@ -1,0 +1,385 @@
+"""The bus and a source of records in memory, for tests and try-outs: the same promises as Redis and Kafka, and the same ways to break."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+
+from bridge.core.flow import Flow, Hold
+from bridge.core.record import Partition, Record
+from bridge.ports import Listener
+from shared import envelope
+from shared.bus.layout import INCARNATION_BYTES, BusLayout
+from shared.bus.push import Outcome, Push, Pushed, source_id
+from shared.errors import BusUnavailableError, IncarnationError
+from shared.publication import DeltaFormat
+
+
+class _Channel:
+    """What shared/bus/publish.lua keeps of a channel."""
+
+    def __init__(self, epoch: bytes) -> None:
+        self.epoch = epoch
+        self.offset = 0
+        self.hash = b""
+        self.time_ms = 0
+        self.history: list[bytes] = []
+        self.sources: dict[bytes, tuple[int, int]] = {}
+
+
+class MemoryServer:
+    """What several `MemoryBus` share, as several bridges share Redis. Tests break it: `away`, `full`, `flush`, `restore`."""
+
+    def __init__(self, layout: BusLayout | None = None) -> None:
+        self.layout = layout or BusLayout()
+        self.away = False
+        self.full = False
+        self.fail_after: int | None = None
+        """After so many more publications (also in the middle of a push) the connection breaks, once."""
+        self.lost_answers = False
+        """The next push is done, and its answer is lost, once."""
+        self.foreign: set[str] = set()
+        """Channels under whose keys something else lives."""
+        self.published: defaultdict[str, list[bytes]] = defaultdict(list)
+        """What subscribers were sent: envelopes, by channel."""
+        self.beats: list[tuple[int, bytes]] = []
+        self.connection = 0
+        """Changes when every connection was lost."""
+        self._run = 0
+        self._count = 0
+        self._channels: dict[str, _Channel] = {}
+        self._incarnations: dict[int, tuple[bytes, int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryServer {len(self._channels)} channels{', away' * self.away}{', full' * self.full}>"
+
+    def flush(self) -> None:
+        """FLUSHALL: everything is gone, connections live on."""
+        self._channels.clear()
+        self._incarnations.clear()
+
+    def save(self) -> MemoryServer:
+        """A snapshot, for `restore`."""
+        return deepcopy(self)
+
+    def restore(self, snapshot: MemoryServer) -> None:
+        """The server was killed and comes back with the data of a snapshot."""
+        self._channels = deepcopy(snapshot._channels)
+        self._incarnations = dict(snapshot._incarnations)
+        self._run += 1
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Every connection is lost."""
+        self.connection += 1
+
+    def drop_history(self, channel: str) -> None:
+        """Somebody deleted the history's key (and with it, for the script, all that the channel was)."""
+        self._channels[channel].history.clear()
+
+    def history(self, channel: str) -> list[bytes]:
+        """The envelopes in a channel's history, oldest first."""
+        found = self._channels.get(channel)
+        return list(found.history) if found else []
+
+    def open_shard(self, shard: int) -> bytes:
+        """As open.lua."""
+        incarnation, run = self._incarnations.get(shard, (b"", -1))
+        if run != self._run:
+            incarnation = self._random()
+            self._incarnations[shard] = incarnation, self._run
+        return incarnation
+
+    def is_incarnation(self, shard: int, incarnation: bytes) -> bool:
+        """Whether the shard is what a publisher believes."""
+        return self._incarnations.get(shard, (b"", 0))[0] == incarnation
+
+    def publish(self, push: Push, incarnation: bytes) -> Pushed:
+        """As publish.lua for one publication."""
+        if push.channel in self.foreign:
+            return Pushed(Outcome.FAILED, b"", 0, "WRONGTYPE")
+        channel = self._channels.get(push.channel)
+        if channel is not None and channel.epoch[:INCARNATION_BYTES] != incarnation:
+            channel = None
+        if channel is not None and (outcome := _refusal(channel, push)) is not None:
+            return Pushed(outcome, channel.epoch, channel.offset)
+        if channel is None or not channel.history:
+            channel = self._channels[push.channel] = _Channel(incarnation + self._random())
+        return self._append(channel, push)
+
+    def _append(self, channel: _Channel, push: Push) -> Pushed:
+        fits = bool(push.base_hash) and push.base_hash == channel.hash
+        channel.offset += 1
+        entry = _envelope(channel, push, as_delta=False)
+        channel.history.append(entry)
+        _trim(channel.history, push)
+        channel.hash, channel.time_ms = push.payload_hash, push.time_ms
+        channel.sources[push.source.id] = push.source.offset, push.source.index
+        self.published[push.channel].append(_envelope(channel, push, as_delta=True) if fits else entry)
+        return Pushed(Outcome.DELTA if fits else Outcome.FULL, channel.epoch, channel.offset)
+
+    def _random(self) -> bytes:
+        self._count += 1
+        return self._count.to_bytes(INCARNATION_BYTES, "big")
+
+
+class MemoryBus:
+    """One bridge's connection to a MemoryServer: a `bridge.ports.Bus`."""
+
+    def __init__(self, server: MemoryServer, instance: str = "memory") -> None:
+        self._server = server
+        self._instance = instance.encode()
+        self._connection = -1
+        self._believed: dict[int, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryBus {self._instance.decode()} on {self._server}>"
+
+    @property
+    def layout(self) -> BusLayout:
+        """Shards and their names."""
+        return self._server.layout
+
+    def open(self) -> list[int]:
+        """See `bridge.ports.Bus`."""
+        self._check_reachable()
+        if self._connection == self._server.connection:
+            return []
+        self._connection = self._server.connection
+        return self.reopen(range(self.layout.shards))
+
+    def reopen(self, shards: Iterable[int]) -> list[int]:
+        """See `bridge.ports.Bus`."""
+        self._check_reachable()
+        changed = []
+        for shard in shards:
+            incarnation = self._server.open_shard(shard)
+            if self._believed.get(shard, incarnation) != incarnation:
+                changed.append(shard)
+            self._believed[shard] = incarnation
+        return changed
+
+    def push(self, pushes: Sequence[Push]) -> list[Pushed]:
+        """See `bridge.ports.Bus`."""
+        self._check_open()
+        if self._server.full:
+            msg = "OOM"
+            raise BusUnavailableError(msg)
+        refused: set[int] = set()
+        answers = []
+        for push in pushes:
+            self._maybe_break()
+            shard = self.layout.shard_of(push.channel)
+            if shard in refused or not self._server.is_incarnation(shard, self._believed[shard]):
+                refused.add(shard)
+            else:
+                answers.append(self._server.publish(push, self._believed[shard]))
+        if self._server.lost_answers:
+            self._server.lost_answers = False
+            self._break()
+        if refused:
+            raise IncarnationError(sorted(refused))
+        return answers
+
+    def beat(self) -> list[int]:
+        """See `bridge.ports.Bus`."""
+        self._check_open()
+        changed = []
+        for shard, incarnation in self._believed.items():
+            if self._server.is_incarnation(shard, incarnation):
+                self._server.beats.append((shard, incarnation + self._instance))
+            else:
+                changed.append(shard)
+        return changed
+
+    def close(self) -> None:
+        """See `bridge.ports.Bus`."""
+        self._connection = -1
+
+    def _maybe_break(self) -> None:
+        if self._server.fail_after is None:
+            return
+        if self._server.fail_after == 0:
+            self._server.fail_after = None
+            self._break()
+        else:
+            self._server.fail_after -= 1
+
+    def _break(self) -> None:
+        self._connection = -1
+        msg = "connection lost"
+        raise BusUnavailableError(msg)
+
+    def _check_reachable(self) -> None:
+        if self._server.away:
+            self._break()
+
+    def _check_open(self) -> None:
+        self._check_reachable()
+        if self._connection != self._server.connection:
+            self._break()
+
+
+class MemoryTopics:
+    """The Kafka side that several `MemoryRecords` share: topics, their records, and one group's committed offsets."""
+
+    def __init__(self) -> None:
+        self.records: dict[Partition, list[Record]] = {}
+        self.committed: dict[Partition, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryTopics {sum(map(len, self.records.values()))} records in {len(self.records)} partitions>"
+
+    def produce(self, topic: str, value: bytes | None, *, partition: int = 0, time_ms: int = 0) -> Record:
+        """Append a record."""
+        log = self.records.setdefault((topic, partition), [])
+        record = Record(topic, partition, len(log), time_ms, None, value)
+        log.append(record)
+        return record
+
+
+class MemoryRecords:
+    """One member of the group: a `bridge.ports.Records`. Tests assign and revoke by `pending`, which the next `consume` carries out."""
+
+    def __init__(self, topics: MemoryTopics, *, assign: Iterable[Partition] | None = None) -> None:
+        self.flow = Flow()
+        self.pending: list[Callable[[], None]] = []
+        """Rebalances (or anything else) for the next `consume` to call first, as Kafka's client calls back from its poll."""
+        self.refuse_commits = False
+        self.consumed = 0
+        """Calls of `consume`."""
+        self._topics = topics
+        self._first = list(topics.records if assign is None else assign)
+        self._next: dict[Partition, int] = {}
+        self._listener: Listener | None = None
+
+    def __repr__(self) -> str:
+        return f"<MemoryRecords {self.flow}>"
+
+    def start(self, listener: Listener) -> None:
+        """See `bridge.ports.Records`."""
+        self._listener = listener
+        self.pending.append(lambda: self.assign(self._first))
+
+    def assign(self, partitions: Iterable[Partition]) -> None:
+        """Give it partitions."""
+        partitions = list(partitions)
+        self.flow.assign(partitions)
+        for partition in partitions:
+            self._next[partition] = self._topics.committed.get(partition, 0)
+        self._told().on_assigned(partitions)
+
+    def revoke(self, partitions: Iterable[Partition]) -> None:
+        """Take partitions away, in order."""
+        self._told().on_revoked(list(partitions))
+        self.flow.drop(partitions)
+
+    def lose(self, partitions: Iterable[Partition]) -> None:
+        """Take partitions away after the fact."""
+        self.flow.drop(partitions)
+        self._told().on_lost(list(partitions))
+
+    def consume(self, max_records: int, timeout_s: float) -> list[Record]:  # noqa: ARG002  (never waits)
+        """See `bridge.ports.Records`."""
+        self.consumed += 1
+        pending, self.pending = self.pending, []
+        for call in pending:
+            call()
+        found: list[Record] = []
+        for partition in sorted(self.flow.assigned):
+            if not self.flow.is_held(partition):
+                start = self._next[partition]
+                taken = self._topics.records.get(partition, [])[start : start + max_records - len(found)]
+                self._next[partition] += len(taken)
+                found += taken
+        return found
+
+    def source_id(self, partition: Partition) -> bytes:
+        """See `bridge.ports.Records`."""
+        return source_id("memory", partition[0], partition[1])
+
+    @property
+    def owns_all(self) -> bool:
+        """See `bridge.ports.Records`."""
+        return self.flow.assigned >= self._topics.records.keys()
+
+    @property
+    def assigned(self) -> frozenset[Partition]:
+        """See `bridge.ports.Records`."""
+        return self.flow.assigned
+
+    def hold(self, partitions: Iterable[Partition], reason: Hold) -> None:
+        """See `bridge.ports.Records`."""
+        self.flow.hold(partitions, reason)
+
+    def release(self, partitions: Iterable[Partition], reason: Hold) -> None:
+        """See `bridge.ports.Records`."""
+        self.flow.release(partitions, reason)
+
+    def commit(self, offsets: Mapping[Partition, int], *, wait: bool) -> None:  # noqa: ARG002  (never waits)
+        """See `bridge.ports.Records`."""
+        if self.refuse_commits:
+            self._told().on_commit_failed(list(offsets))
+        else:
+            self._topics.committed.update(offsets)
+
+    def lag(self) -> int | None:
+        """See `bridge.ports.Records`."""
+        return sum(len(self._topics.records.get(partition, [])) - self._next[partition] for partition in self.flow.assigned)
+
+    @property
+    def is_away(self) -> bool:
+        """See `bridge.ports.Records`."""
+        return False
+
+    def close(self) -> None:
+        """See `bridge.ports.Records`."""
+        self.revoke(self.flow.assigned)
+
+    def _told(self) -> Listener:
+        assert self._listener is not None  # noqa: S101  (start comes first)
+        return self._listener
+
+
+def _refusal(channel: _Channel, push: Push) -> Outcome | None:
+    """Why the bus does not publish, or None."""
+    place = push.source.offset, push.source.index
+    newest = channel.sources.get(push.source.id)
+    if newest is not None and place <= newest:
+        return Outcome.DUPLICATE
+    if push.restore and (channel.time_ms > push.time_ms or (channel.time_ms == push.time_ms and newest is None)):
+        return Outcome.DUPLICATE
+    if push.only_changed and channel.hash == push.payload_hash and channel.history:
+        channel.sources[push.source.id] = place
+        return Outcome.UNCHANGED
+    return None
+
+
+def _envelope(channel: _Channel, push: Push, *, as_delta: bool) -> bytes:
+    return envelope.encode(
+        envelope.Envelope(
+            epoch=channel.epoch,
+            offset=channel.offset,
+            base_offset=channel.offset - 1 if as_delta else 0,
+            delta=push.delta_format if as_delta else DeltaFormat.NONE,
+            kind=push.kind,
+            content_type=push.content_type,
+            time_ms=push.time_ms,
+            payload_hash=push.payload_hash,
+            base_hash=push.base_hash if as_delta else b"",
+            key=None,
+            body=push.delta if as_delta else push.payload,
+        )
+    )
+
+
+def _trim(history: list[bytes], push: Push) -> None:
+    keep = push.keep
+    while len(history) > 1:
+        is_over = len(history) > keep.history_size or sum(map(len, history)) > keep.history_bytes
+        if not is_over and keep.history_age_ms:
+            is_over = push.time_ms - envelope.decode(history[0]).time_ms > keep.history_age_ms
+        if not is_over:
+            break
+        del history[0]

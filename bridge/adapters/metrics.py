@@ -1,0 +1,85 @@
+"""The pipeline's counts as Prometheus metrics. Read when somebody asks, so the hot path pays nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bridge.core.record import Partition
+from bridge.core.tally import Tally
+
+
+class Watched(Protocol):
+    """What is shown of a pipeline."""
+
+    tally: Tally
+    bus_away_since: float | None
+    halted: dict[Partition, str]
+    lag: int | None
+
+
+class PipelineCollector(Collector):
+    """Register it with a prometheus_client registry. `cache_bytes` tells what the delta chain holds."""
+
+    def __init__(self, pipeline: Watched, *, cache_bytes: Callable[[], int], kafka_is_away: Callable[[], bool]) -> None:
+        self._pipeline = pipeline
+        self._cache_bytes = cache_bytes
+        self._kafka_is_away = kafka_is_away
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics as they are now."""
+        tally = self._pipeline.tally
+        for name, text, value in (
+            ("records", "Kafka records consumed", tally.records),
+            ("record_bytes", "Bytes of their values", tally.record_bytes),
+            ("filtered", "Items that a `where` left out", tally.filtered),
+            ("payload_bytes", "Bytes of all publications, if each were full", tally.payload_bytes),
+            ("sent_bytes", "Bytes of all publications, as they were published", tally.sent_bytes),
+            ("restored", "Publications put back into a bus that lost its data", tally.restored),
+            ("bus_failures", "Calls to the bus that failed and were tried again", tally.bus_failures),
+            ("incarnations_lost", "Times that a shard of the bus lost its data", tally.incarnations_lost),
+            ("commits", "Commits of Kafka offsets", tally.commits),
+            ("commit_failures", "Commits that Kafka did not take", tally.commit_failures),
+        ):
+            yield CounterMetricFamily(f"distributary_bridge_{name}", text, value=value)
+        yield self._pushes(tally)
+        yield _problems(tally)
+        yield from self._gauges()
+
+    def _pushes(self, tally: Tally) -> Metric:
+        pushes = CounterMetricFamily("distributary_bridge_pushes", "What became of publications", labels=["outcome"])
+        for outcome, value in (
+            ("full", tally.full),
+            ("delta", tally.deltas),
+            ("unchanged", tally.unchanged + tally.skipped),
+            ("duplicate", tally.duplicates),
+            ("failed", tally.failed),
+        ):
+            pushes.add_metric([outcome], value)
+        return pushes
+
+    def _gauges(self) -> Iterable[Metric]:
+        pipeline = self._pipeline
+        for name, text, value in (
+            ("bus_up", "1 while the bus takes publications", float(pipeline.bus_away_since is None)),
+            ("kafka_up", "1 while a broker can be reached", float(not self._kafka_is_away())),
+            ("halted_partitions", "Partitions that a problem halted", float(len(pipeline.halted))),
+            ("delta_cache_bytes", "Bytes that the delta chain holds", float(self._cache_bytes())),
+        ):
+            yield GaugeMetricFamily(f"distributary_bridge_{name}", text, value=value)
+        if pipeline.lag is not None:
+            yield GaugeMetricFamily(
+                "distributary_bridge_lag_records", "Records in our partitions that were not consumed", value=pipeline.lag
+            )
+
+
+def _problems(tally: Tally) -> Metric:
+    problems = CounterMetricFamily(
+        "distributary_bridge_problems", "Items or records that a route could not handle", labels=["route", "on_error"]
+    )
+    for (route, on_error), value in tuple(tally.problems.items()):
+        problems.add_metric([route, on_error.value], value)
+    return problems

@@ -1,0 +1,174 @@
+"""The process `bridge run`: made of its parts, told to stop by signals."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from bridge.adapters.internal_http import Health, InternalServer
+from bridge.adapters.kafka import KafkaRecords
+from bridge.adapters.metrics import PipelineCollector
+from bridge.core.chain import DeltaChain
+from bridge.core.routing import Router
+from bridge.core.ruleset import CompiledRules
+from bridge.pipeline import Pipeline, PipelineSettings, Time
+from bridge.rules.load import load_rules
+from bridge.settings import BridgeSettings, check_settings
+from shared.bus.layout import BusLayout
+from shared.bus.publisher import BusPublisher
+from shared.bus.servers import connect_servers
+from shared.delta import vcdiff
+from shared.errors import ConfigurationError
+from shared.telemetry import Log
+
+_STUCK_AFTER_S = 60.0
+"""A loop that has not come round for so long is not alive. Time-outs of the bus and of Kafka are far shorter."""
+_EXIT_AT_ONCE = 130
+
+
+class Stop:
+    """Whether to end. The first SIGTERM or SIGINT asks for it, the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.is_asked_for = False
+
+    def __repr__(self) -> str:
+        return f"<Stop {'asked for' if self.is_asked_for else 'not asked for'}>"
+
+    def __call__(self) -> bool:
+        """Ask."""
+        return self.is_asked_for
+
+    def listen(self) -> None:
+        """Take the signals from here on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # No log, no lock: this may interrupt any line.
+        if self.is_asked_for:
+            os._exit(_EXIT_AT_ONCE)
+        self.is_asked_for = True
+
+
+def run(settings: BridgeSettings, rules: CompiledRules, stop: Stop) -> None:
+    """Run until `stop`. Raises what `Pipeline.run` raises, and ConfigurationError where Kafka's client or an address refuses a setting."""
+    log = Log("bridge")
+    log.info(
+        "starting",
+        version=_version(),
+        vcdiff=vcdiff.engine(),
+        rules=settings.rules,
+        routes=len(rules.routes),
+        topics=",".join(rules.topics),
+        **settings.shown(),
+    )
+    for note in rules.notes:
+        log.warning(note)
+    _App(settings, rules, stop, log).run()
+    log.info("stopped")
+
+
+class _App:
+    """All parts, wired."""
+
+    def __init__(self, settings: BridgeSettings, rules: CompiledRules, stop: Stop, log: Log) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._log = log
+        chance = random.SystemRandom().random
+        self._records = KafkaRecords(
+            settings.bootstrap_servers,
+            settings.group,
+            rules.topics,
+            start_from=settings.start_from.value,
+            properties=settings.kafka_properties,
+            clock=time.monotonic,
+            random=chance,
+        )
+        urls = settings.bus_servers
+        layout = BusLayout(shards=settings.bus_shards, servers=len(urls), prefix=settings.bus_prefix)
+        bus = BusPublisher(connect_servers(urls), layout, instance=f"{socket.gethostname()}-{os.getpid()}")
+        self._chain = DeltaChain(shards=settings.bus_shards, clock=time.monotonic, max_bytes=settings.delta_cache_bytes)
+        self.pipeline = Pipeline(
+            self._records,
+            bus,
+            Router(rules),
+            self._chain,
+            time=Time(time.monotonic, time.sleep, chance),
+            stop=stop,
+            settings=PipelineSettings(commit_interval_s=settings.commit_interval_s, max_batch_records=settings.max_batch_records),
+        )
+
+    def run(self) -> None:
+        """Serve health and metrics while the pipeline runs."""
+        server = self._serve()
+        try:
+            self.pipeline.run()
+        finally:
+            if server is not None:
+                server.close()
+
+    def _serve(self) -> InternalServer | None:
+        if self._settings.internal_port is None:
+            return None
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        chain, records = self._chain, self._records
+        registry.register(
+            PipelineCollector(self.pipeline, cache_bytes=lambda: chain.bytes_held, kafka_is_away=lambda: records.is_away),
+        )
+        server = InternalServer(self._settings.internal_host, self._settings.internal_port, health=self._health, registry=registry)
+        self._log.info("health and metrics", address=server.address)
+        return server
+
+    def _health(self) -> Health:
+        pipeline = self.pipeline
+        bus_away, kafka_away, halted = pipeline.bus_away_since is not None, self._records.is_away, dict(pipeline.halted)
+        if self._stop():
+            status = "stopping"
+        elif not pipeline.is_started:
+            status = "starting"
+        else:
+            status = "degraded" if bus_away or kafka_away or halted else "ready"
+        details = {
+            "bus": "away" if bus_away else "ok",
+            "kafka": "away" if kafka_away else "ok",
+            "halted": {f"{topic}[{number}]": problem for (topic, number), problem in halted.items()},
+            "lag": pipeline.lag,
+        }
+        return Health(status, time.monotonic() - pipeline.ticked_at < _STUCK_AFTER_S, details)
+
+
+def check(settings: BridgeSettings, problems: Iterable[str] = ()) -> CompiledRules:
+    """The rules, if they and the settings are right; else ConfigurationError with all `problems`, those found before included."""
+    problems = list(problems)
+    rules = None
+    try:
+        check_settings(settings)
+    except ConfigurationError as error:
+        problems += error.problems
+    try:
+        rules = load_rules(settings.rules)
+    except ConfigurationError as error:
+        problems += error.problems
+    if problems or rules is None:
+        raise ConfigurationError(problems)
+    return rules
+
+
+def _version() -> str:
+    try:
+        return version("distributary")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,194 @@
+"""The delta chain: what each channel was last given, so that the next publication can be a change to it.
+
+All that is held here is a guess about the bus, made to save bytes and trips. The bus checks it: a delta whose base is not the
+channel's newest payload is published as its full payload, so a wrong guess costs bytes and never a value.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+
+from bridge.core.draft import ChannelSettings, Draft
+from shared.bus.push import Keep, Outcome, Push, Pushed, Source
+from shared.channel import shard_of
+from shared.delta import json_patch, vcdiff
+from shared.publication import DeltaFormat, Kind, payload_hash
+
+ENTRY_OVERHEAD_BYTES = 600
+"""What an entry takes beside its payload and name: measured with tracemalloc, rounded up."""
+NO_TIME = -1
+_NO_END_MS = 3_155_760_000_000
+"""A hundred years: what the bus is told where a route bounds nothing."""
+_TRUSTED_FOR = 4
+"""A skip leaves the channel's time to live where it is, so it is allowed for only this part (one in ...) of it."""
+
+_CONFIRMING = frozenset((Outcome.FULL, Outcome.DELTA, Outcome.UNCHANGED))
+
+
+class _Entry:
+    """What a channel was last given."""
+
+    __slots__ = ("content_type", "hash", "keep", "payload", "refreshed_at", "settings", "size", "source", "time_ms", "trusted")
+
+    def __init__(self, draft: Draft, hash_: bytes, keep: Keep, source: Source, time_ms: int) -> None:
+        self.payload = draft.payload
+        self.content_type = draft.content_type
+        self.settings = draft.settings
+        self.hash = hash_
+        self.keep = keep
+        self.source = source
+        self.time_ms = time_ms
+        self.size = len(draft.payload) + len(draft.channel) + ENTRY_OVERHEAD_BYTES
+        self.trusted = -1
+        """The generation in which the bus confirmed that this is the channel's newest; -1 for none."""
+        self.refreshed_at = 0.0
+
+
+class DeltaChain:
+    """Makes pushes of drafts. `clock` tells seconds that only go forward. Byte-bounded: the channels longest without news are forgotten."""
+
+    def __init__(self, *, shards: int, clock: Callable[[], float], max_bytes: int) -> None:
+        self._shards = shards
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._generation = 0
+        self.bytes_held = 0
+
+    def __repr__(self) -> str:
+        return f"<DeltaChain {len(self._entries)} channels, {self.bytes_held} of {self._max_bytes} bytes, generation {self._generation}>"
+
+    def __len__(self) -> int:
+        """How many channels it holds."""
+        return len(self._entries)
+
+    def prepare(self, draft: Draft, source: Source, time_ms: int, *, sole_writer: bool) -> Push | None:
+        """The push for a draft, or None where the route wants only changes and the bus surely has this payload as the newest.
+
+        `sole_writer` says that no other bridge can have published on the channel since the last assignment of partitions.
+        """
+        entry = self._entries.get(draft.channel)
+        if entry is None:
+            return self._first(draft, source, time_ms)
+        settings, payload, base_hash = draft.settings, draft.payload, entry.hash
+        if payload == entry.payload:
+            if settings.only_changed and sole_writer and self._is_fresh(entry):
+                return None
+            hash_ = base_hash
+        else:
+            hash_ = payload_hash(payload)
+        # Of an unchanged payload, the bus will publish nothing or (where another one came in between) no delta to this base.
+        delta = b"" if settings.only_changed and hash_ is base_hash else _encode(settings.delta, entry.payload, payload)
+        keep = entry.keep if settings is entry.settings else _keep(settings)
+        self._replace(draft, _Entry(draft, hash_, keep, source, time_ms), entry.size)
+        # By position: this is the hot path.
+        return Push(
+            draft.channel,
+            payload,
+            hash_,
+            draft.content_type,
+            settings.kind,
+            time_ms,
+            source,
+            keep,
+            settings.delta if delta else DeltaFormat.NONE,
+            delta,
+            base_hash if delta else b"",
+            settings.only_changed,
+        )
+
+    def confirm(self, push: Push, pushed: Pushed) -> None:
+        """What the bus answered. Only the answer to a channel's newest push counts."""
+        entry = self._entries.get(push.channel)
+        if entry is None or entry.source != push.source:
+            return
+        if pushed.outcome in _CONFIRMING:
+            entry.trusted = self._generation
+            entry.refreshed_at = self._clock()
+        else:
+            entry.trusted = -1
+
+    def distrust(self) -> None:
+        """Other bridges may publish, or may have published, on our channels: skip nothing until it is confirmed anew."""
+        self._generation += 1
+
+    def lose(self, shards: Collection[int]) -> None:
+        """These shards have a new incarnation: nothing is known about their channels until it is confirmed anew."""
+        for channel, entry in self._entries.items():
+            if shard_of(channel, self._shards) in shards:
+                entry.trusted = -1
+
+    def held(self, shards: Collection[int], except_channels: Collection[str]) -> list[Push]:
+        """What to put back into shards that lost their data: the newest value of each `latest` channel, as a restore.
+
+        `except_channels` are those of the batch in flight, which brings its own newer values: a restore of the newest of them would
+        make the others duplicates. Streams are not put back: an old publication is not news.
+        """
+        return [
+            Push(
+                channel,
+                entry.payload,
+                entry.hash,
+                entry.content_type,
+                entry.settings.kind,
+                entry.time_ms,
+                entry.source,
+                entry.keep,
+                restore=True,
+            )
+            for channel, entry in self._entries.items()
+            if entry.settings.kind is Kind.LATEST and channel not in except_channels and shard_of(channel, self._shards) in shards
+        ]
+
+    def clear(self) -> None:
+        """Forget everything: pushes were made and will never reach the bus."""
+        self._entries.clear()
+        self.bytes_held = 0
+
+    def _is_fresh(self, entry: _Entry) -> bool:
+        return (
+            entry.trusted == self._generation
+            and (self._clock() - entry.refreshed_at) * 1000 < (entry.settings.ttl_ms or _NO_END_MS) / _TRUSTED_FOR
+        )
+
+    def _first(self, draft: Draft, source: Source, time_ms: int) -> Push:
+        settings, hash_ = draft.settings, payload_hash(draft.payload)
+        keep = _keep(settings)
+        self._replace(draft, _Entry(draft, hash_, keep, source, time_ms), 0)
+        return Push(
+            draft.channel,
+            draft.payload,
+            hash_,
+            draft.content_type,
+            settings.kind,
+            time_ms,
+            source,
+            keep,
+            only_changed=settings.only_changed,
+        )
+
+    def _replace(self, draft: Draft, entry: _Entry, freed: int) -> None:
+        """Hold `entry`, which is now the most recent one, and forget the least recent ones beyond the bound."""
+        entries = self._entries
+        entries[draft.channel] = entry
+        entries.move_to_end(draft.channel)
+        self.bytes_held += entry.size - freed
+        while self.bytes_held > self._max_bytes:
+            self.bytes_held -= entries.popitem(last=False)[1].size
+
+
+def _encode(format_: DeltaFormat, base: bytes, target: bytes) -> bytes:
+    """The delta, or nothing where it is not smaller than the payload itself."""
+    if format_ is DeltaFormat.VCDIFF:
+        delta: bytes | None = vcdiff.encode(base, target)
+    elif format_ is DeltaFormat.JSON_PATCH:
+        delta = json_patch.encode(base, target)
+    else:
+        return b""
+    return delta if delta is not None and len(delta) < len(target) else b""
+
+
+def _keep(settings: ChannelSettings) -> Keep:
+    """The bus's words for a route's bounds. A ttl of 0 means none, and would delete the channel if it went to Redis."""
+    return Keep(settings.history_size, settings.history_bytes, settings.history_age_ms, settings.ttl_ms or _NO_END_MS)

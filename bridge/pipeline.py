@@ -1,0 +1,479 @@
+"""The pipeline: records in, publications out, offsets committed. One thread, one loop, bounded work in flight.
+
+    consume a batch -> route -> drafts -> chain -> pushes -> bus -> confirm -> checkpoint -> commit
+
+Nothing here waits without polling the records' source, so that a bus that is away does not cost the membership in the group, and
+nothing is dropped: a batch that the bus does not take is tried again until it does, or until this process is told to stop; then its
+records were never committed, and whoever gets their partitions reads them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from bridge.core.backoff import Backoff
+from bridge.core.chain import NO_TIME, DeltaChain
+from bridge.core.checkpoint import Checkpoint
+from bridge.core.draft import Draft, OnError, RecordProblem
+from bridge.core.flow import Hold
+from bridge.core.record import Partition, Record
+from bridge.core.routing import Routed, Router
+from bridge.core.tally import Tally
+from bridge.ports import Bus, Records
+from shared.bus.push import Outcome, Push, Pushed, Source
+from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
+from shared.telemetry import Log, Throttle
+
+T = TypeVar("T")
+
+_MAX_QUICK_TRIES = 3
+"""A lost incarnation is answered at once so many times in a row; a bus that is flushed again and again is one that is away."""
+
+
+class PipelineSettings(msgspec.Struct, frozen=True):
+    """Bounds and intervals."""
+
+    max_batch_records: int = 500
+    max_batch_bytes: int = 8_388_608
+    """Of record values in one batch, about; and of payloads and deltas in one push."""
+    max_push: int = 2000
+    """Publications in one push."""
+    poll_s: float = 0.05
+    commit_interval_s: float = 1.0
+    beat_interval_s: float = 1.0
+    report_interval_s: float = 60.0
+    revoke_timeout_s: float = 10.0
+    """For what was begun when partitions are revoked."""
+    stop_timeout_s: float = 10.0
+    """For what was begun when the process is told to stop."""
+    first_backoff_s: float = 0.1
+    most_backoff_s: float = 2.0
+
+
+class Time(msgspec.Struct, frozen=True):
+    """Time and chance, passed in."""
+
+    now: Callable[[], float]
+    """Seconds that only go forward."""
+    sleep: Callable[[float], None]
+    random: Callable[[], float]
+    """From 0 to 1."""
+
+
+class _Flight:
+    """The batch in flight: pushes that were prepared, and the records that are finished once they are on the bus."""
+
+    def __init__(self) -> None:
+        self.pushes: list[Push] = []
+        self.bytes = 0
+        self.records: list[tuple[Partition, int]] = []
+
+    @property
+    def channels(self) -> set[str]:
+        return {push.channel for push in self.pushes}
+
+
+class Pipeline:
+    """See the module. Make it, call `run`; `stop` may be asked at any time whether to end."""
+
+    def __init__(
+        self,
+        records: Records,
+        bus: Bus,
+        router: Router,
+        chain: DeltaChain,
+        *,
+        time: Time,
+        stop: Callable[[], bool],
+        settings: PipelineSettings | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self.bus_away_since: float | None = None
+        """Since when the bus takes nothing; None while it does."""
+        self.halted: dict[Partition, str] = {}
+        """Partitions that a problem halted, and which."""
+        self.ticked_at = time.now()
+        """When the loop last came round: other threads see by it that it lives."""
+        self.lag: int | None = None
+        self.is_started = False
+        """Whether the bus was reached once."""
+        self._records = records
+        self._bus = bus
+        self._router = router
+        self._chain = chain
+        self._time = time
+        self._should_stop = stop
+        self._settings = settings or PipelineSettings()
+        self._checkpoint = Checkpoint()
+        self._flight = _Flight()
+        self._backlog: list[Record] = []
+        """Records that came while the bus was away: consumed, nothing made of them yet."""
+        self._gone: set[Partition] = set()
+        """Partitions that were taken from us while the present batch is processed; what is left of them in it is not ours."""
+        self._to_reopen: set[int] = set()
+        self._to_restore: set[int] = set()
+        self._stop_by: float | None = None
+        self._record_bytes = 0.0
+        self._backoff = Backoff(first_s=self._settings.first_backoff_s, most_s=self._settings.most_backoff_s, random=time.random)
+        now = time.now()
+        self._next_beat = now
+        self._next_commit = now + self._settings.commit_interval_s
+        self._next_report = now + self._settings.report_interval_s
+        self._reported = (0, 0, 0, 0, 0)
+        self._throttle = Throttle(10, clock=time.now)
+        self._log = Log("bridge.pipeline")
+
+    def __repr__(self) -> str:
+        bus = "away" if self.bus_away_since is not None else "there"
+        return f"<Pipeline {self.tally}, {len(self._flight.pushes)} pushes in flight, bus {bus}, {len(self.halted)} partitions halted>"
+
+    def run(self) -> None:
+        """Go on until told to stop; then finish the batch in flight in bounded time, commit and leave the group.
+
+        Raises RecordsError where the source of records broke for good, BusLayoutError where the bus is set up otherwise.
+        """
+        self._records.start(self)
+        try:
+            while not self._should_stop():
+                self.step()
+        finally:
+            self._close()
+
+    def step(self) -> None:
+        """One turn of the loop."""
+        self._tick()
+        records, self._backlog = self._backlog, []
+        if not records:
+            records = self._records.consume(self._batch_records(), self._settings.poll_s)
+        if records:
+            self._process(records)
+        now = self._time.now()
+        if now >= self._next_commit:
+            self._commit()
+        if now >= self._next_report:
+            self._report()
+
+    # What happens to partitions (bridge.ports.Listener). Called from within `consume`, so maybe while a batch is in flight.
+
+    def on_assigned(self, partitions: Sequence[Partition]) -> None:
+        """See `bridge.ports.Listener`."""
+        self._chain.distrust()
+        self._forget(partitions)
+        if self.bus_away_since is not None:
+            self._records.hold(partitions, Hold.BUS_AWAY)
+        self._log.info("partitions assigned", partitions=_names(partitions))
+
+    def on_revoked(self, partitions: Sequence[Partition]) -> None:
+        """See `bridge.ports.Listener`.
+
+        A batch in flight that the bus does not take in time is kept all the same, and pushed as soon as it can be: dropping the
+        revoked partitions' part would break the deltas of the rest. It does no harm, because it begins where this bridge's last
+        publication ended: between it and the same records from their new owner, the bus takes whichever comes first, in order.
+        """
+        deadline = self._time.now() + self._settings.revoke_timeout_s
+        while self._flight.pushes and not self._try_flight():
+            wait_s = min(self._backoff.next_s(), deadline - self._time.now())
+            if wait_s <= 0:
+                self._log.warning("partitions revoked while the bus is away: their last records are left to their new owner")
+                break
+            self._time.sleep(wait_s)
+        self._commit(wait=True)
+        self._forget(partitions)
+        self._chain.distrust()
+        self._log.info("partitions revoked", partitions=_names(partitions))
+
+    def on_lost(self, partitions: Sequence[Partition]) -> None:
+        """See `bridge.ports.Listener`."""
+        self._forget(partitions)
+        self._chain.distrust()
+        self._log.warning("partitions lost: the group went on without this bridge", partitions=_names(partitions))
+
+    def on_commit_failed(self, partitions: Sequence[Partition]) -> None:
+        """See `bridge.ports.Listener`."""
+        self.tally.commit_failures += 1
+        self._checkpoint.commit_failed(partitions)
+
+    # From records to pushes.
+
+    def _process(self, records: Iterable[Record]) -> None:
+        self._gone.clear()
+        for record in records:
+            if self._should_stop():
+                break
+            partition = record.topic, record.partition
+            if partition in self.halted or partition in self._gone:
+                continue
+            self._checkpoint.track(partition, record.offset)
+            self._count(record)
+            routed = self._route(record)
+            if partition in self.halted:
+                continue
+            if not self._prepare(record, routed.drafts):
+                return
+            self._flight.records.append((partition, record.offset))
+            if self._is_full() and not self._deliver():
+                return
+        self._deliver()
+
+    def _route(self, record: Record) -> Routed:
+        try:
+            routed = self._router.route(record)
+        except Exception as error:  # noqa: BLE001  (a fault of ours must not lose a record: its partition stops, visibly)
+            self._log.exception("routing failed", record=record.where)
+            self._halt(record, f"routing failed: {error!r}")
+            return Routed()
+        self.tally.filtered += routed.filtered
+        self.tally.tombstones += routed.is_tombstone
+        for problem in routed.problems:
+            self._tell(record, problem)
+        return routed
+
+    def _prepare(self, record: Record, drafts: Iterable[Draft]) -> bool:
+        """Put the pushes of a record into flight; deliver whenever that is full. False where a delivery was given up."""
+        source_id = self._records.source_id((record.topic, record.partition))
+        sole_writer = self._records.owns_all
+        time_ms = NO_TIME if record.timestamp_ms is None else record.timestamp_ms
+        prepare, offset, tally = self._chain.prepare, record.offset, self.tally
+        for draft in drafts:
+            push = prepare(draft, Source(source_id, offset, draft.index), time_ms, sole_writer=sole_writer)
+            if push is None:
+                tally.skipped += 1
+                continue
+            flight = self._flight
+            flight.pushes.append(push)
+            flight.bytes += len(push.payload) + len(push.delta)
+            if self._is_full():
+                if not self._deliver():
+                    return False
+                sole_writer = self._records.owns_all  # A delivery that had to wait may have seen a rebalance.
+        return True
+
+    def _tell(self, record: Record, problem: RecordProblem) -> None:
+        key = problem.route, problem.on_error
+        self.tally.problems[key] = self.tally.problems.get(key, 0) + 1
+        if problem.on_error is OnError.HALT:
+            self._halt(record, problem.message)
+        elif (silenced := self._throttle.admit(key)) is not None:
+            self._log.warning("record skipped", route=problem.route, problem=problem.message, not_shown=silenced)
+
+    def _halt(self, record: Record, message: str) -> None:
+        partition = record.topic, record.partition
+        if partition in self.halted:
+            return
+        self.halted[partition] = message
+        self._records.hold([partition], Hold.HALTED)
+        self._log.error("partition halted: correct the rules or the record, then restart", record=record.where, problem=message)
+
+    def _count(self, record: Record) -> None:
+        size = len(record.value or b"")
+        self.tally.records += 1
+        self.tally.record_bytes += size
+        self._record_bytes += (size - self._record_bytes) / 16
+
+    def _batch_records(self) -> int:
+        """As many records as make a batch of the right size, judging by the last ones."""
+        if not self._record_bytes:
+            return min(16, self._settings.max_batch_records)
+        return max(1, min(self._settings.max_batch_records, int(self._settings.max_batch_bytes / self._record_bytes)))
+
+    def _is_full(self) -> bool:
+        return len(self._flight.pushes) >= self._settings.max_push or self._flight.bytes >= self._settings.max_batch_bytes
+
+    # From pushes to the bus.
+
+    def _deliver(self) -> bool:
+        """Bring the batch in flight to the bus, however long that takes. False where the process is told to stop before it is done."""
+        while not self._try_flight():
+            if not self._wait():
+                return False
+            self._tick()
+        self._tick()
+        return True
+
+    def _try_flight(self) -> bool:
+        """Try to push the batch in flight. True where nothing is in flight afterwards."""
+        flight = self._flight
+        if flight.pushes:
+            answers = self._try(lambda: self._bus.push(flight.pushes))
+            if answers is None:
+                return False
+            self._confirm(flight.pushes, answers)
+        for partition, offset in flight.records:
+            self._checkpoint.done(partition, offset)
+        self._flight = _Flight()
+        return True
+
+    def _try(self, call: Callable[[], T]) -> T | None:
+        """Bring the bus into order, then call. None where the bus is away, or lost its data too often."""
+        for _ in range(_MAX_QUICK_TRIES):
+            try:
+                self._open()
+                result = call()
+            except IncarnationError as error:
+                self._lose(error.shards)
+                continue
+            except BusLayoutError:
+                raise
+            except BusError as error:
+                self._on_bus_away(error)
+                return None
+            self._on_bus_back()
+            return result
+        self._on_bus_away(BusUnavailableError("its data are lost again and again"))
+        return None
+
+    def _open(self) -> None:
+        """Connect where need be, learn what was lost, and put it back."""
+        self._lose(self._bus.open(), known=True)
+        if self._to_reopen:
+            self._lose(self._bus.reopen(sorted(self._to_reopen)), known=True)
+            self._to_reopen.clear()
+        if self._to_restore:
+            self._restore()
+
+    def _lose(self, shards: Iterable[int], *, known: bool = False) -> None:
+        """These shards lost their data; `known`: their new incarnation is known already."""
+        shards = set(shards)
+        if not shards:
+            return
+        self._chain.lose(shards)
+        self._to_restore |= shards
+        if not known:
+            self._to_reopen |= shards
+            return
+        self.tally.incarnations_lost += len(shards)
+        self._log.warning("the bus lost or replaced its data: putting the newest values back", shards=sorted(shards))
+
+    def _restore(self) -> None:
+        pushes = self._chain.held(self._to_restore, self._flight.channels)
+        start = 0
+        while start < len(pushes):
+            end, size = start, 0
+            while end < len(pushes) and end - start < self._settings.max_push and size < self._settings.max_batch_bytes:
+                size += len(pushes[end].payload)
+                end += 1
+            part = pushes[start:end]
+            for push, pushed in zip(part, self._bus.push(part), strict=True):
+                self._chain.confirm(push, pushed)
+                self.tally.restored += pushed.outcome is Outcome.FULL
+            start = end
+        self._log.info("values put back", channels=len(pushes), shards=sorted(self._to_restore))
+        self._to_restore.clear()
+
+    def _confirm(self, pushes: Sequence[Push], answers: Sequence[Pushed]) -> None:
+        confirm, count = self._chain.confirm, self.tally.count
+        for push, pushed in zip(pushes, answers, strict=True):
+            confirm(push, pushed)
+            count(push, pushed)
+            if pushed.outcome is Outcome.FAILED and (silenced := self._throttle.admit(push.channel)) is not None:
+                self._log.error("the bus refused a publication", channel=push.channel, reason=pushed.reason, not_shown=silenced)
+
+    # When the bus is away.
+
+    def _on_bus_away(self, error: Exception) -> None:
+        self.tally.bus_failures += 1
+        if self.bus_away_since is None:
+            self.bus_away_since = self._time.now()
+            self._log.warning("the bus is away: records wait in Kafka", reason=str(error))
+        elif (silenced := self._throttle.admit("bus")) is not None and silenced:
+            self._log.warning("the bus is still away", reason=str(error), for_s=round(self._time.now() - self.bus_away_since))
+        self._records.hold(self._records.assigned, Hold.BUS_AWAY)
+
+    def _on_bus_back(self) -> None:
+        self.is_started = True
+        self._backoff.reset()
+        if self.bus_away_since is None:
+            return
+        self._log.info("the bus is back", after_s=round(self._time.now() - self.bus_away_since, 1))
+        self.bus_away_since = None
+        self._records.release(self._records.assigned, Hold.BUS_AWAY)
+
+    def _wait(self) -> bool:
+        """Wait for the next attempt, polling. False where the process is told to stop and its time is over."""
+        until = self._time.now() + self._backoff.next_s()
+        while self._flight.pushes and (left_s := until - self._time.now()) > 0:
+            if self._is_out_of_time():
+                self._give_up()
+                return False
+            polled_at = self._time.now()
+            self._backlog += self._records.consume(1, min(left_s, 0.1))
+            if self._time.now() == polled_at:  # A source that does not wait.
+                self._time.sleep(min(left_s, 0.1))
+        return True
+
+    def _is_out_of_time(self) -> bool:
+        if self._stop_by is None:
+            if not self._should_stop():
+                return False
+            self._stop_by = self._time.now() + self._settings.stop_timeout_s
+        return self._time.now() >= self._stop_by
+
+    def _give_up(self) -> None:
+        self._log.warning("stopping while the bus is away: what was in flight stays in Kafka", publications=len(self._flight.pushes))
+        self._flight = _Flight()
+        self._chain.clear()
+
+    # Regular duties.
+
+    def _tick(self) -> None:
+        now = self.ticked_at = self._time.now()
+        if now < self._next_beat:
+            return
+        self._next_beat = now + self._settings.beat_interval_s
+        lost = self._try(self._bus.beat)
+        if lost:
+            self._lose(lost)
+            self._try(self._bus.beat)
+        self.lag = self._records.lag()
+
+    def _commit(self, *, wait: bool = False) -> None:
+        self._next_commit = self._time.now() + self._settings.commit_interval_s
+        offsets = self._checkpoint.committable()
+        if offsets:
+            self._checkpoint.committed(offsets)
+            self.tally.commits += 1
+            self._records.commit(offsets, wait=wait)
+
+    def _forget(self, partitions: Sequence[Partition]) -> None:
+        gone = set(partitions)
+        self._gone |= gone
+        self._checkpoint.forget(gone)
+        self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in gone]
+        for partition in gone:
+            self.halted.pop(partition, None)
+
+    def _report(self) -> None:
+        self._next_report = self._time.now() + self._settings.report_interval_s
+        tally = self.tally
+        unchanged = tally.skipped + tally.unchanged
+        now = tally.records, tally.publications, unchanged, tally.payload_bytes, tally.sent_bytes
+        records, publications, same, payload_bytes, sent_bytes = (new - old for new, old in zip(now, self._reported, strict=True))
+        self._reported = now
+        self._log.info(
+            "progress",
+            records=records,
+            publications=publications,
+            unchanged=same,
+            bytes_full=payload_bytes,
+            bytes_sent=sent_bytes,
+            saving=f"{1 - sent_bytes / payload_bytes:.0%}" if payload_bytes else "-",
+            lag="-" if self.lag is None else self.lag,
+        )
+
+    def _close(self) -> None:
+        try:
+            self._commit(wait=True)
+            self._report()
+        finally:
+            try:
+                self._records.close()
+            finally:
+                self._bus.close()
+
+
+def _names(partitions: Sequence[Partition]) -> str:
+    shown = [f"{topic}[{number}]" for topic, number in sorted(partitions)]
+    return ", ".join(shown if len(shown) <= 20 else [*shown[:20], f"and {len(shown) - 20} more"]) or "none"

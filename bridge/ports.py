@@ -1,0 +1,106 @@
+"""What the pipeline needs of the outside: the bus, and a source of records. Adapters provide them; tests use those in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from bridge.core.flow import Hold
+from bridge.core.record import Partition, Record
+from shared.bus.layout import BusLayout
+from shared.bus.push import Push, Pushed
+from shared.errors import DistributaryError
+
+
+class RecordsError(DistributaryError):
+    """The source of records broke for good: this process must end, and another may go on from the last commit."""
+
+
+class Bus(Protocol):
+    """Where publications go. One caller, one thread.
+
+    Every method may raise BusUnavailableError: then nothing was lost, and the same call succeeds later. `push` and `beat` also
+    raise it until `open` has succeeded on the present connections, so: `open` before each of them (it is cheap when all is well).
+    """
+
+    @property
+    def layout(self) -> BusLayout:
+        """Shards and their names."""
+
+    def open(self) -> list[int]:
+        """Connect where need be. Returns the shards that have another incarnation than this caller was told before."""
+
+    def reopen(self, shards: Iterable[int]) -> list[int]:
+        """Learn the incarnations of these shards anew; the answer is that of `open`."""
+
+    def push(self, pushes: Sequence[Push]) -> list[Pushed]:
+        """Publish in this order and answer in this order.
+
+        Raises IncarnationError where shards are not what the caller believes: reopen them, then push the same again. Whatever was
+        already published of it is answered as a duplicate.
+        """
+
+    def beat(self) -> list[int]:
+        """Publish a heartbeat on each shard. Returns the shards to reopen."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
+class Listener(Protocol):
+    """Who is told what happens to partitions. Called from within `Records.consume` and `Records.close`, never at another time."""
+
+    def on_assigned(self, partitions: Sequence[Partition]) -> None:
+        """They are ours from now on (maybe none: then others' changed)."""
+
+    def on_revoked(self, partitions: Sequence[Partition]) -> None:
+        """They are ours until this returns: finish and commit what was begun."""
+
+    def on_lost(self, partitions: Sequence[Partition]) -> None:
+        """They are somebody else's already: commit nothing."""
+
+    def on_commit_failed(self, partitions: Sequence[Partition]) -> None:
+        """Their last commit did not reach Kafka."""
+
+
+class Records(Protocol):
+    """Where records come from: a member of a consumer group."""
+
+    def start(self, listener: Listener) -> None:
+        """Join the group."""
+
+    def consume(self, max_records: int, timeout_s: float) -> list[Record]:
+        """The next records, in order within each partition, of partitions that are ours and not held back. May be none.
+
+        Must be called every few seconds to stay in the group. Calls the listener. Raises RecordsError where all is lost.
+        """
+
+    def source_id(self, partition: Partition) -> bytes:
+        """Who a partition is (shared.bus.push.source_id). Known for each partition of which `consume` returned records."""
+
+    @property
+    def owns_all(self) -> bool:
+        """Whether every partition of every topic subscribed to is ours, so that no other member of the group publishes."""
+
+    def hold(self, partitions: Iterable[Partition], reason: Hold) -> None:
+        """Return no records of them until `release` with the same reason (or until they are assigned anew)."""
+
+    def release(self, partitions: Iterable[Partition], reason: Hold) -> None:
+        """Take one reason away."""
+
+    @property
+    def assigned(self) -> frozenset[Partition]:
+        """The partitions that are ours."""
+
+    def commit(self, offsets: Mapping[Partition, int], *, wait: bool) -> None:
+        """Store the offsets to go on from. Without `wait`, failures are told to the listener; with it too, but before this returns."""
+
+    def lag(self) -> int | None:
+        """Records that are in the assigned partitions and were not consumed, as far as known without asking."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether no broker can be reached at the moment."""
+
+    def close(self) -> None:
+        """Leave the group."""
