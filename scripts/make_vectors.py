@@ -393,20 +393,21 @@ def json_patches() -> Object:
 
 def pack(value: Any) -> bytes:
     """MessagePack, the part of it that the protocol uses."""
-    if value is None or isinstance(value, bool):
-        return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
-    if isinstance(value, int):
-        return _pack_integer(value)
-    if isinstance(value, float):
-        return b"\xcb" + struct.pack(">d", value)
-    if isinstance(value, str):
-        data = value.encode()
-        return (bytes([0xA0 | len(data)]) if len(data) < 32 else b"\xda" + struct.pack(">H", len(data))) + data
-    if isinstance(value, bytes):
-        return b"\xc5" + struct.pack(">H", len(value)) + value
-    if isinstance(value, dict):
-        return b"\xde" + struct.pack(">H", len(value)) + b"".join(pack(key) + pack(item) for key, item in value.items())
-    return bytes([0x90 | len(value)]) + b"".join(pack(item) for item in value)
+    match value:
+        case None | bool():
+            packed = {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
+        case int():
+            packed = _pack_integer(value)
+        case str():
+            data = value.encode()
+            packed = (bytes([0xA0 | len(data)]) if len(data) < 32 else b"\xda" + struct.pack(">H", len(data))) + data
+        case bytes():
+            packed = b"\xc5" + struct.pack(">H", len(value)) + value
+        case dict():
+            packed = b"\xde" + struct.pack(">H", len(value)) + b"".join(pack(key) + pack(item) for key, item in value.items())
+        case _:
+            packed = bytes([0x90 | len(value)]) + b"".join(pack(item) for item in value)
+    return packed
 
 
 def _pack_integer(value: int) -> bytes:
@@ -441,7 +442,7 @@ class Script:
             "max_frame_bytes": 65536,
             "max_subscriptions": 100,
         }
-        return self.control(connected, sends=[self.asks(at + 2, **wish) for at, wish in enumerate(subscribes)])
+        return self.control(connected, sends=[self.asks(place + 2, **wish) for place, wish in enumerate(subscribes)])
 
     def asks(self, command_id: int, channel: str, **fields: Any) -> Object:
         """The `subscribe` frame that a client sends."""
@@ -502,7 +503,7 @@ class Script:
         """What a client sends that gives up a subscription and begins it again."""
         return [{"type": "unsubscribe", "id": first_id, "channel": channel}, self.asks(first_id + 1, channel, **fields)]
 
-    def publication(
+    def publication(  # noqa: PLR0913 - a publication has many parts, and most have a usual value
         self,
         name: int | str,
         offset: int,
@@ -527,7 +528,7 @@ class Script:
             body = payload
         elif body is None and base is not None:
             body = replace_delta(base[1], payload) if delta == "vcdiff" else patch_text(base[1], payload)
-        assert body is not None  # noqa: S101
+        assert body is not None  # noqa: S101 - a caller's mistake in this file
         is_exact = self.format == "msgpack" or "vcdiff" in self.delta or content_type != JSON
         if delta == "json-patch":
             is_exact = False
@@ -559,7 +560,7 @@ class Script:
         array = [FORMATS.index(delta), name, offset, where, time, key, CONTENT_TYPES.index(content_type), body]
         return self.raw(pack(array), [*array[:7], {"hex": body.hex()}], sends=sends, sees=sees)
 
-    def _text(
+    def _text(  # noqa: PLR0913, PLR0917 - the same parts
         self,
         name: int | str,
         offset: int,
@@ -753,13 +754,11 @@ def breaks(fmt: str) -> list[Script]:
     one, two, three = bus(41.3), bus(41.31), bus(41.32)
     made = []
     for name in ("vcdiff", "json-patch"):
-        start = lambda title, why, name=name: (
-            Script(fmt, f"{name}: {title}", why, delta=(name,))
-            .connect()
-            .subscribe(B)
-            .subscribed(B, 17, position=at(12))
-            .publication(17, 12, one)
-        )
+
+        def start(title: str, why: str, name: str = name) -> Script:
+            script = Script(fmt, f"{name}: {title}", why, delta=(name,))
+            return script.connect().subscribe(B).subscribed(B, 17, position=at(12)).publication(17, 12, one)
+
         script = start("wrong base", "it is not applied; subscribe again without a position. What is still on its way is not used")
         made.append(
             script.publication(17, 13, two, base=(11, one), delta=name, is_seen=False, sends=script.resubscribes(B, 3))
@@ -864,7 +863,7 @@ def resumes(fmt: str) -> list[Script]:
     """Coming back."""
     one, two, three = bus(41.3), bus(41.31), bus(41.32)
 
-    def start(title: str, why: str, *delta: str, **fields: Any) -> Script:
+    def start(title: str, why: str, *delta: str) -> Script:
         script = Script(fmt, title, why, delta=delta).connect().subscribe(B).subscribed(B, 17, position=at(12)).publication(17, 12, one)
         return script.lose().connect({"channel": B, "position": at(12)})
 
@@ -1044,7 +1043,7 @@ def malformed(fmt: str) -> list[Script]:
             ("more than one value", pack({"type": "pong", "id": 1}) + b"\xc0"),
             *((name, pack(frame)) for name, frame in controls),
             ("too short an array", pack(array[:7])),
-            *((name, pack([*array[:at], value, *array[at + 1 :]])) for name, at, value in array_mistakes()),
+            *((name, pack([*array[:place], value, *array[place + 1 :]])) for name, place, value in array_mistakes()),
         ]
     made = []
     for name, data in frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -124,15 +125,14 @@ def test_session(format_name: str, case: dict[str, Any]):
         assert player.seen == step.get("sees", []), where
 
 
-def test_the_vectors_are_what_the_script_writes(tmp_path: Path):
-    spec = __import__("importlib.util", fromlist=["util"])
+def test_the_vectors_are_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = Path(__file__).resolve().parents[3] / "scripts" / "make_vectors.py"
-    loaded = spec.spec_from_file_location("make_vectors", path)
+    loaded = importlib.util.spec_from_file_location("make_vectors", path)
     assert loaded is not None
     assert loaded.loader is not None
-    module = spec.module_from_spec(loaded)
+    module = importlib.util.module_from_spec(loaded)
     loaded.loader.exec_module(module)
-    module.VECTORS = tmp_path
+    monkeypatch.setattr(module, "VECTORS", tmp_path)
     module.main()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted(path.name for path in VECTORS.glob("*.json"))
