@@ -1,12 +1,12 @@
 """xdelta3's compiled engine, called through ctypes.
 
-The PyPI package's own Python functions fail on every Python since 3.10 (`SystemError: PY_SSIZE_T_CLEAN`), but its extension module exports
-the C functions `xd3_encode_memory` and `xd3_decode_memory`. Importing this module raises ImportError where the
-extension is missing or exports something else; `vcdiff` then uses pure Python.
+The PyPI package's own Python functions fail on every Python since 3.10 (`SystemError: PY_SSIZE_T_CLEAN`), but its
+extension module exports the C functions `xd3_encode_memory` and `xd3_decode_memory`. Importing this module raises
+ImportError where the extension is missing or exports something else; `vcdiff` then uses pure Python.
 
-The engine allocates its tables in each call (about 1 MB for a target of 38 KB). Where glibc's malloc gives them back
-to the kernel each time, that costs up to 300 us more a call; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 16777216 in the process' environment
-prevent it.
+The engine allocates its tables in each call (about 1 MB for a target of 38 KB). Where glibc's malloc gives them back to
+the kernel each time, that costs up to 300 us more a call; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of 16777216
+in the environment of the process prevent it.
 
 Thread-safe: ctypes releases the GIL during a call, and each call has its output buffer to itself.
 """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from zlib import adler32
 
 import pytest
@@ -211,6 +212,25 @@ def test_large_values(writer: Engine, reader: Engine):
     delta = writer.encode(base, target)
     assert len(delta) < 3000
     assert reader.decode(base, delta, len(target)) == target
+
+
+def test_threads_do_not_disturb_each_other(writer: Engine, reader: Engine):
+    def work(number: int) -> bool:
+        base = b'{"id":"%d","lat":41.7,"long":-72.6}' % number * 50
+        targets = [base.replace(b"41.7", b"%d" % step) for step in range(40)]
+        return all(reader.decode(base, writer.encode(base, target), len(target)) == target for target in targets)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(12)))
+
+
+def test_where_the_compiled_engine_gives_up_the_delta_is_plain(compiled: Engine, monkeypatch: pytest.MonkeyPatch):
+    from shared.delta import xdelta
+
+    monkeypatch.setattr(xdelta, "_SLACK", -10)
+    assert xdelta.encode(b"base", b"0123456789" + bytes(range(256))) is None
+    delta = compiled.encode(b"base", bytes(range(256)))
+    assert vcdiff_decoder.decode(b"base", delta) == bytes(range(256))
 
 
 # --- Hostile bytes
