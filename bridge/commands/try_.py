@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn, cast
@@ -29,10 +30,6 @@ def try_(  # noqa: PLR0917 - typer calls it by name
             "--input",
             "-i",
             envvar="BRIDGE_INPUT",
-            allow_dash=True,
-            exists=True,
-            dir_okay=False,
-            readable=True,
             help="A file that holds one record's value; .gz is decompressed, - is stdin. Give it many times, in Kafka's order.",
         ),
     ],
@@ -70,8 +67,7 @@ def try_(  # noqa: PLR0917 - typer calls it by name
 
     compiled, topic = _choose(load_or_exit(rules), source, topic)
     try_out = TryOut(compiled, vcdiff=vcdiff.encode, json_patch=json_patch.encode, show=show, pattern=channel)
-    for path in inputs:
-        _feed(try_out, path, topic, key, lines=lines)
+    _feed(try_out, _all_values(inputs, lines=lines), topic, key)
     report = try_out.report()
     if as_json:
         _print_json(report)
@@ -111,16 +107,21 @@ def _refuse(option: str, why: str) -> NoReturn:
     raise typer.BadParameter(why, param_hint=option)
 
 
-def _feed(try_out: TryOut, path: Path, topic: str, key: str | None, *, lines: bool) -> None:
+def _feed(try_out: TryOut, values: Iterator[bytes], topic: str, key: str | None) -> None:
     from bridge.core.record import Record
 
     encoded_key = key.encode(errors="surrogateescape") if key is not None else None
     now_ms = time.time_ns() // 1_000_000
-    try:
-        for offset, value in enumerate(_values(path, lines=lines)):
-            try_out.feed(Record(topic, 0, offset, now_ms, encoded_key, value))
-    except (OSError, EOFError) as error:
-        _refuse("--input", f"{path} cannot be read: {error}")
+    for offset, value in enumerate(values):
+        try_out.feed(Record(topic, 0, offset, now_ms, encoded_key, value))
+
+
+def _all_values(paths: list[Path], *, lines: bool) -> Iterator[bytes]:
+    for path in paths:
+        try:
+            yield from _values(path, lines=lines)
+        except (OSError, EOFError, zlib.error) as error:
+            _refuse("--input", f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _values(path: Path, *, lines: bool) -> Iterator[bytes]:

@@ -196,9 +196,9 @@ def _roots(tree: Any) -> set[str]:
             found.update(ROOTS)
         elif kind in {"subexpression", "pipe", "index_expression"}:
             # The first part works on the scope, the others on what it gives.
-            pending.append(children[0])
-            if children[0]["type"] in {"current", "identity"}:
-                pending.extend(child for child in children[1:] if isinstance(child, dict))
+            # `@` first gives the scope again.
+            parts = [child for child in children if child["type"] not in {"current", "identity"}]
+            pending.append((parts or children)[0])
         elif kind in {"projection", "value_projection", "filter_projection"}:
             pending.append(children[0])
         elif kind != "expref":
@@ -260,19 +260,23 @@ def _unknown_functions(tree: Any, text: str) -> Iterator[str]:
 
 def _plain_path(tree: Any) -> tuple[str | int, ...] | None:
     """The steps of a path that only names fields and indices and begins with a field; None for anything else."""
-    kind, children = tree["type"], tree["children"]
-    if kind == "field":
-        return (tree["value"],)
-    if kind not in {"subexpression", "index_expression"}:
+    steps = _steps(tree)
+    return steps if steps and isinstance(steps[0], str) else None
+
+
+def _steps(node: Any) -> tuple[str | int, ...] | None:
+    """The steps below `node`. They nest in both directions: `a.b[0]` is (a, (b, 0)), `a[0].b` is ((a, 0), b)."""
+    if node["type"] in {"field", "index"}:
+        return (node["value"],)
+    if node["type"] not in {"subexpression", "index_expression"}:
         return None
-    steps = _plain_path(children[0])
-    if steps is None:
-        return None
-    for child in children[1:]:
-        if child["type"] not in {"field", "index"}:
+    found: tuple[str | int, ...] = ()
+    for child in node["children"]:
+        steps = _steps(child)
+        if steps is None:
             return None
-        steps = (*steps, child["value"])
-    return steps
+        found += steps
+    return found
 
 
 def _path_closure(path: tuple[str | int, ...]) -> Evaluate:

@@ -233,13 +233,14 @@ class _RouteRunner:
     def _publish(self, visit: _Visit, names: list[str], payload: bytes) -> None:
         """All of an item's drafts, or (where the caller saw a problem) none."""
         counts, drafts, route = visit.counts, visit.routed.drafts, self.route
-        visit.budget -= len(payload) * len(names)
-        if visit.budget < 0 or len(drafts) + len(names) > MAX_DRAFTS_A_RECORD:
+        size = len(payload) * len(names)
+        if size > visit.budget or len(drafts) + len(names) > MAX_DRAFTS_A_RECORD:
             msg = (
                 f"the record becomes more than {MAX_DRAFTS_A_RECORD} publications or {MAX_BYTES_A_RECORD} bytes; "
                 "the rest of it was not made: project less of each item"
             )
             raise _TooMuchError(msg)
+        visit.budget -= size
         for name in names:
             index = counts.get(name, 0)
             counts[name] = index + 1

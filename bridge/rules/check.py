@@ -27,7 +27,9 @@ class Checker:
         return sorted(self._found, key=lambda problem: problem.line)
 
     def tell(self, path: Path, text: str) -> None:
-        """Add a problem at `path`."""
+        """Add a problem at `path`. A single channel is number 0 of the model's, and has no number in the file."""
+        if path and isinstance(path[-1], int) and path not in self._document.value_lines:
+            path = path[:-1]
         self._found[Problem(self._document.line_of(path), show_path(path), text)] = None
 
     def validate(self, model: type[_M], data: object, path: Path) -> _M | None:

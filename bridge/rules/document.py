@@ -18,6 +18,9 @@ MAX_NODES = 50_000
 """Values in a document, aliases expanded: ten lines of aliases can be a billion."""
 MAX_DEPTH = 40
 
+_TOO_MANY = f"holds more than {MAX_NODES} values, aliases included"
+_TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
+
 Path = tuple[str | int, ...]
 
 
@@ -58,6 +61,22 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own interface
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose one node, within bounds: PyYAML's time grows with the square of the depth, so it may not see the whole of such a text."""
+        self._depth += 1
+        self._nodes += 1
+        if self._depth > MAX_DEPTH or self._nodes > MAX_NODES:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise _UnreadableError(line, _TOO_DEEP if self._depth > MAX_DEPTH else _TOO_MANY)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
@@ -97,8 +116,6 @@ def _compose(text: str) -> yaml.Node:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise _UnreadableError(line, f"has a character that YAML does not allow: {_code_point(error.character)}") from None
-    except RecursionError:
-        raise _UnreadableError(1, "is nested too deeply") from None
     except (yaml.YAMLError, ValueError, OverflowError):  # The last two: escapes and versions with numbers beyond all bounds.
         raise _UnreadableError(1, "is not YAML") from None
     if root is None:
@@ -120,6 +137,8 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
         return "is not YAML: YAML does not allow tabs for indentation; use spaces"
     if "cannot start any token" in said:
         return f"is not YAML: {said}; put the text in quotes"
+    if "expected ',' or" in said:
+        return f"is not YAML: {said}; inside of {{ }} and [ ], a text that contains one of these or a comma is put in quotes"
     if "undefined alias" in said or "expected alphabetic" in said:
         return f"is not YAML: {said}; a text that begins with * or & is put in quotes"
     if "another document" in said or "but found another document" in said:
@@ -149,11 +168,9 @@ class _Builder:
         line = node.start_mark.line + 1
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            msg = f"holds more than {MAX_NODES} values, aliases included"
-            raise _UnreadableError(line, msg)
+            raise _UnreadableError(line, _TOO_MANY)
         if len(path) > MAX_DEPTH:
-            msg = f"is nested more than {MAX_DEPTH} levels deep"
-            raise _UnreadableError(line, msg)
+            raise _UnreadableError(line, _TOO_DEEP)
         self.value_lines[path] = line
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)

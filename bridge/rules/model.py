@@ -197,7 +197,7 @@ def _short(text: str) -> str:
 
 
 def _version(value: object) -> int:
-    if isinstance(value, bool) or value != 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value != 1:
         _refuse(f"must be 1, the only version of rules that there is, not {_short(repr(value))}")
     return 1
 
