@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol
 
 import pytest
@@ -18,6 +19,7 @@ from tests.rig.process import Process, project_command
 from tests.rig.redis_server import RedisServer
 
 TESTS = Path(__file__).parent
+NO_PARAMETERS = SimpleNamespace(params={})
 
 PART_OF_FIXTURE = {
     "redis_server": Part.REDIS,
@@ -35,17 +37,28 @@ def pytest_configure() -> None:
     parts.put_parts_on_path()
 
 
+def parts_of(item: pytest.Item) -> set[Part]:
+    """The parts that a test cannot do without."""
+    wanted = {PART_OF_FIXTURE[name] for name in getattr(item, "fixturenames", ()) if name in PART_OF_FIXTURE}
+    if item.path.is_relative_to(TESTS / "contract") and "redis" in getattr(item, "callspec", NO_PARAMETERS).params.values():
+        wanted.add(Part.REDIS)  # The contract's buses ask for their server by parameter.
+    return wanted
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if folder in {"integration", "faults"}:
-            item.add_marker(folder)
+        wanted = parts_of(item)
+        if wanted & {Part.REDIS, Part.KAFKA} or item.path.is_relative_to(TESTS / "integration"):
+            item.add_marker("integration")
+        if Part.BROWSER in wanted:
+            item.add_marker("browser")
+        if item.path.is_relative_to(TESTS / "faults"):
+            item.add_marker("faults")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for fixture in getattr(item, "fixturenames", ()):
-        if fixture in PART_OF_FIXTURE:
-            parts.need(PART_OF_FIXTURE[fixture], item.nodeid)
+    for part in sorted(parts_of(item)):
+        parts.need(part, item.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
