@@ -118,7 +118,8 @@ class Client:
         for feed in list(self._feeds.values()):
             feed.end(discard=True)
         self._feeds.clear()
-        self._tell(Status("closed"))
+        if self._error is None:
+            self._tell(Status("closed"))
 
     def subscribe(
         self,

@@ -91,6 +91,8 @@ class Subscription:
 
         Raises CallTimeoutError after `timeout_s` (None: the client's `call_timeout_s`), and RefusedError where the edge said no.
         """
+        if self._is_closed:
+            raise self._closed()
         feed = self._start()
         try:
             async with asyncio.timeout(timeout_s if timeout_s is not None else self._owner.call_timeout_s):
@@ -135,8 +137,11 @@ class Subscription:
     def _start(self) -> Feed:
         if self._feed is None:
             if self._is_closed:
-                msg = f"{self.channel}: this subscription is closed; subscribe again"
-                raise ClientClosedError(msg)
+                raise self._closed()
             self._feed = self._owner.start(self._wish)
             weakref.finalize(self, self._owner.release, self._feed).atexit = False
         return self._feed
+
+    def _closed(self) -> ClientClosedError:
+        msg = f"{self.channel}: this subscription is closed; subscribe again"
+        return ClientClosedError(msg)
