@@ -87,12 +87,12 @@ def check_settings(settings: BridgeSettings) -> None:
         )
     if not settings.group:
         problems.append("--group: must not be empty")
+    servers = 1
     try:
-        urls = parse_servers(settings.bus)
+        servers = len(settings.bus_servers)
     except ConfigurationError as error:
         problems += error.problems
-    else:
-        problems += _layout_problems(settings, len(urls))
+    problems += _layout_problems(settings, servers)
     problems += [
         f"Kafka property {name}: the bridge sets it itself: {why}"
         for name, why in OWN_PROPERTIES.items()
@@ -120,9 +120,7 @@ def read_properties(file: Path | None, pairs: Iterable[str]) -> tuple[dict[str, 
 
 def _layout_problems(settings: BridgeSettings, servers: int) -> list[str]:
     problems = []
-    if not 1 <= settings.bus_shards <= MAX_SHARDS:
-        problems.append(f"--bus-shards: {settings.bus_shards} is not from 1 to {MAX_SHARDS}")
-    elif settings.bus_shards < servers:
+    if 1 <= settings.bus_shards < servers:
         problems.append(f"--bus-shards: {settings.bus_shards} shards leave some of the {servers} servers without any")
     if not settings.bus_prefix or any(character in settings.bus_prefix for character in "{} \t\n"):
         problems.append(f"--bus-prefix: {settings.bus_prefix!r} must not be empty nor hold braces or white space")
@@ -132,6 +130,7 @@ def _layout_problems(settings: BridgeSettings, servers: int) -> list[str]:
 def _range_problems(settings: BridgeSettings) -> list[str]:
     checks = [
         (settings.internal_port is None or 0 <= settings.internal_port <= 65_535, "--internal-port: is from 0 to 65535, or `none`"),
+        (1 <= settings.bus_shards <= MAX_SHARDS, f"--bus-shards: is from 1 to {MAX_SHARDS}"),
         (settings.delta_cache_bytes >= 0, "--delta-cache-bytes: must not be negative"),
         (0 < settings.commit_interval_s <= 300, "--commit-interval-s: is more than 0 and at most 300"),
         (1 <= settings.max_batch_records <= MAX_BATCH_RECORDS, f"--max-batch-records: is from 1 to {MAX_BATCH_RECORDS}"),

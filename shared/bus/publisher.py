@@ -29,7 +29,16 @@ MAX_BATCH_BYTES = 1_048_576
 _META = struct.Struct(">BIIQQ8s8sqQI12s")
 _NO_HASH = bytes(8)
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
-# What Redis says when the same may succeed later: full, loading, failing over, busy with a script.
+# What Redis says when the same may succeed later: full, loading, failing over, busy with a script. redis-py has classes for some of
+# these, and takes the word away from their text.
+_PASSING_ERRORS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.NoScriptError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+)
 _PASSING = ("OOM", "LOADING", "READONLY", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "MISCONF", "NOSCRIPT")
 
 
@@ -104,7 +113,7 @@ class _Server:
         try:
             return self._connection.read_response()
         except redis.ResponseError as error:
-            if str(error).startswith(_PASSING) or isinstance(error, redis.exceptions.BusyLoadingError | redis.exceptions.ReadOnlyError):
+            if isinstance(error, _PASSING_ERRORS) or str(error).startswith(_PASSING):
                 raise self._lost(error) from error
             return error
         except (redis.RedisError, OSError) as error:
@@ -210,6 +219,7 @@ class BusPublisher:
             raise
         for answer in answers:
             if isinstance(answer, redis.ResponseError):
+                self.close()
                 msg = f"Redis refused the heartbeat: {answer}"
                 raise BusError(msg) from answer
         return [shard for shard, answer in zip(shards, answers, strict=True) if answer != 1]

@@ -1,0 +1,192 @@
+"""What the bus contract runs against: one way to look at each bus and to break it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from bridge.adapters.memory import MemoryBus, MemoryServer
+from bridge.ports import Bus
+from shared import envelope
+from shared.bus.layout import BusLayout
+from shared.bus.publisher import BusPublisher
+from shared.bus.push import Keep, Push, Source, source_id
+from shared.envelope import Envelope
+from shared.publication import ContentType, DeltaFormat, Kind, payload_hash
+from tests.rig.redis_server import RedisServer
+
+LAYOUT = BusLayout(shards=4)
+SOURCE = source_id("cluster", "topic", 0)
+OTHER_SOURCE = source_id("cluster", "topic", 1)
+
+
+def make_push(
+    channel: str,
+    payload: bytes,
+    offset: int,
+    index: int = 0,
+    *,
+    source: bytes = SOURCE,
+    time_ms: int | None = None,
+    base: bytes | None = None,
+    keep: Keep | None = None,
+    kind: Kind = Kind.LATEST,
+    only_changed: bool = False,
+    restore: bool = False,
+) -> Push:
+    """A push whose Kafka time is 1000 plus its kafka offset unless given. With `base`, it carries the delta `b"D"` to that payload."""
+    return Push(
+        channel,
+        payload,
+        payload_hash(payload),
+        ContentType.JSON,
+        kind,
+        1000 + offset if time_ms is None else time_ms,
+        Source(source, offset, index),
+        keep or Keep(),
+        DeltaFormat.NONE if base is None else DeltaFormat.VCDIFF,
+        b"" if base is None else b"D",
+        b"" if base is None else payload_hash(base),
+        only_changed=only_changed,
+        restore=restore,
+    )
+
+
+class Backend(Protocol):
+    """A bus to look at and to break."""
+
+    def publisher(self, instance: str = "one") -> Bus:
+        """A bridge's connection; not open yet."""
+
+    def history(self, channel: str) -> list[Envelope]:
+        """What the channel's history holds, oldest first."""
+
+    def wire(self, channel: str) -> list[Envelope]:
+        """What subscribers were sent since the beginning."""
+
+    def flush(self) -> None:
+        """Lose everything; connections live on."""
+
+    def drop_history(self, channel: str) -> None:
+        """Lose one channel's history."""
+
+    def put_foreign(self, channel: str) -> None:
+        """Put something of another type under the channel's key."""
+
+    def disconnect(self) -> None:
+        """Break every connection of publishers, and lose nothing."""
+
+    def save(self) -> None:
+        """Take a snapshot."""
+
+    def restore(self) -> None:
+        """Die without a word, and come back with the snapshot."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class MemoryBackend:
+    """The bus in memory."""
+
+    def __init__(self) -> None:
+        self.server = MemoryServer(LAYOUT)
+        self._snapshot: MemoryServer | None = None
+
+    def publisher(self, instance: str = "one") -> Bus:
+        return MemoryBus(self.server, instance)
+
+    def history(self, channel: str) -> list[Envelope]:
+        return [envelope.decode(entry) for entry in self.server.history(channel)]
+
+    def wire(self, channel: str) -> list[Envelope]:
+        return [envelope.decode(entry) for entry in self.server.published[channel]]
+
+    def flush(self) -> None:
+        self.server.flush()
+
+    def drop_history(self, channel: str) -> None:
+        self.server.drop_history(channel)
+
+    def put_foreign(self, channel: str) -> None:
+        self.server.foreign.add(channel)
+
+    def disconnect(self) -> None:
+        self.server.disconnect()
+
+    def save(self) -> None:
+        self._snapshot = self.server.save()
+
+    def restore(self) -> None:
+        assert self._snapshot is not None
+        self.server.restore(self._snapshot)
+
+    def close(self) -> None:
+        pass
+
+
+class RedisBackend:
+    """A real Redis. `server` is this test's own where it is to be killed."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.client = server.client()
+        self._saved: Path | None = None
+        self._publishers: list[BusPublisher] = []
+        self._wire: dict[str, list[Envelope]] = {}
+        self._listen()
+
+    def publisher(self, instance: str = "one", layout: BusLayout = LAYOUT) -> BusPublisher:
+        made = BusPublisher([self.server.client()], layout, instance=instance)
+        self._publishers.append(made)
+        return made
+
+    def history(self, channel: str) -> list[Envelope]:
+        entries: list[Any] = self.client.lrange(LAYOUT.history_key(channel), 0, -1)
+        return [envelope.decode(entry) for entry in entries]
+
+    def wire(self, channel: str) -> list[Envelope]:
+        self._drain()
+        return self._wire.get(LAYOUT.head_key(channel), [])
+
+    def flush(self) -> None:
+        self.client.flushall()
+
+    def drop_history(self, channel: str) -> None:
+        self.client.delete(LAYOUT.history_key(channel))
+
+    def put_foreign(self, channel: str) -> None:
+        self.client.set(LAYOUT.head_key(channel), "something else")
+
+    def disconnect(self) -> None:
+        self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def save(self) -> None:
+        self._saved = self.server.save()
+
+    def restore(self) -> None:
+        self._drain()
+        self.server.restart(snapshot=self._saved)
+        self._listen()
+
+    def close(self) -> None:
+        for publisher in self._publishers:
+            publisher.close()
+        self._pubsub.close()
+        self.client.close()
+
+    def _listen(self) -> None:
+        self._pubsub = self.client.pubsub()
+        self._pubsub.psubscribe("*")
+        assert self._pubsub.get_message(timeout=5) is not None
+
+    def _drain(self) -> None:
+        self.client.publish("end", b"")
+        while (message := self._pubsub.get_message(timeout=5)) is not None:
+            name = message["channel"].decode()
+            if name == "end":
+                return
+            if message["type"] == "pmessage" and not name.endswith(":beat"):
+                self._wire.setdefault(name, []).append(envelope.decode(message["data"]))
+        msg = "what was published last did not come"
+        raise AssertionError(msg)
