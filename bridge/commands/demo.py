@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -20,7 +21,20 @@ from bridge.demo.children import Child, ChildError, Children
 from bridge.demo.kafka import EmbeddedKafka, EmbeddedKafkaError
 from bridge.demo.replay import Replay
 from bridge.demo.simulation import DEFAULT_VEHICLES, FIRST_ID, Simulation
-from bridge.demo.stack import DEFAULT_RULES, HOST, TOPIC, Part, Ports, StackSettings, choose_ports, feed, find_redis_server, plan, start
+from bridge.demo.stack import (
+    DEFAULT_RULES,
+    HOST,
+    TOPIC,
+    Part,
+    Ports,
+    StackSettings,
+    choose_ports,
+    environment_of_children,
+    feed,
+    find_redis_server,
+    plan,
+    start,
+)
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -115,7 +129,7 @@ def _run(
         # The first record makes the topic, so that the bridge finds it when it subscribes.
         kafka.send(next(records))
         parts = plan(settings, ports, kafka.bootstrap_servers, directory)
-        with Children(directory) as children:
+        with Children(directory, environment=environment_of_children(os.environ)) as children:
             with console.status("starting Redis, bridge and edges"):
                 started = start(children, parts, stop)
             if not stop():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from shared.errors import DistributaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -34,7 +34,7 @@ class ChildError(DistributaryError):
 class Child:
     """One process in a process group of its own, with output to `log_file`."""
 
-    def __init__(self, name: str, command: Sequence[str], log_file: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log_file: Path, environment: Mapping[str, str] | None = None) -> None:
         """Start `command`; it is killed when this process ends, however that ends."""
         self.name = name
         self.command = tuple(command)
@@ -43,7 +43,7 @@ class Child:
         with log_file.open("wb") as log:
             # A session of its own: Ctrl-C at the terminal reaches the demo only, which then ends its children in order.
             self._process = subprocess.Popen(  # noqa: S603 - commands of this package
-                guarded, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                guarded, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     def __repr__(self) -> str:
@@ -98,8 +98,9 @@ class Child:
 class Children:
     """All processes of the demo; leaving the `with` block ends them, the newest first."""
 
-    def __init__(self, log_directory: Path, *, grace_s: float = 5.0) -> None:
-        """`grace_s` is what all of them together get to end by themselves before they are killed."""
+    def __init__(self, log_directory: Path, *, environment: Mapping[str, str] | None = None, grace_s: float = 5.0) -> None:
+        """`grace_s` is what all of them together get to end by themselves before they are killed; None for `environment` is ours."""
+        self._environment = environment
         self._log_directory = log_directory
         self._grace_s = grace_s
         self._children: list[Child] = []
@@ -118,7 +119,7 @@ class Children:
 
     def start(self, name: str, command: Sequence[str]) -> Child:
         """Start a process, logging to `NAME.log` in the log directory."""
-        child = Child(name, command, self._log_directory / f"{name.replace(' ', '-')}.log")
+        child = Child(name, command, self._log_directory / f"{name.replace(' ', '-')}.log", self._environment)
         self._children.append(child)
         return child
 

@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,9 @@ GROUP = "demo"
 DEFAULT_RULES = Path(__file__).with_name("rules.yaml")
 _READY_TIMEOUT_S = 30.0
 _DRAIN_S = 0.5
+# The mock cluster answers a fetch that found nothing only when its time is over, whatever came meanwhile: so this is latency.
+_FETCH_WAIT_MS = 10
+_SETTINGS_OF_CHILDREN = ("BRIDGE_", "EDGE_")
 _PORTS_TRIED = 100
 _LONGEST_WAIT_S = 0.25
 _MAX_LAG_S = 1.0
@@ -102,6 +105,11 @@ def is_free(port: int) -> bool:
     return True
 
 
+def environment_of_children(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` without what would set up a bridge or an edge: the demo's own have their command lines and nothing else."""
+    return {name: value for name, value in environment.items() if not name.startswith(_SETTINGS_OF_CHILDREN)}
+
+
 def plan(settings: StackSettings, ports: Ports, bootstrap_servers: str, directory: Path) -> list[Part]:
     """The processes, in the order in which they start."""
     bus = f"redis://{HOST}:{ports.redis}"
@@ -109,6 +117,7 @@ def plan(settings: StackSettings, ports: Ports, bootstrap_servers: str, director
     bridge = (
         *settings.runner, "bridge.cli", "run", "--rules", str(settings.rules), "--bootstrap-servers", bootstrap_servers,
         "--group", GROUP, "--bus", bus, "--internal-port", str(ports.bridge_internal),
+        "--kafka-property", f"fetch.wait.max.ms={_FETCH_WAIT_MS}",
     )  # fmt: skip
     parts = [
         Part("redis", redis, lambda: redis_answers(ports.redis), bus),

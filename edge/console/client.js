@@ -1,6 +1,7 @@
-// A client of protocol version 1 over WebSocket with JSON frames (docs/protocol.md): connects, subscribes, applies deltas,
-// comes back with jitter and resumes by position. It never shows a value that it is not sure of.
+// A client of protocol version 1 over WebSocket (docs/protocol.md), with MessagePack or JSON frames: connects, subscribes, applies
+// deltas, comes back with jitter and resumes by position. It never shows a value that it is not sure of.
 
+import { SUBPROTOCOLS, decodeFrame, encodeFrame, fullWireBytes, parsePayload, utf8Length, wireBytes } from "./frames.js";
 import { apply } from "./json_patch.js";
 import { decode } from "./vcdiff.js";
 
@@ -13,9 +14,6 @@ const PONG_WITHIN_MS = 10_000;
 const ANSWER_WITHIN_MS = 10_000;
 // After so many deltas that did not fit, a subscription does without.
 const MAX_RESYNCS = 3;
-
-const encoder = new TextEncoder();
-const decoder = new TextDecoder("utf-8", { fatal: true });
 
 // One channel that is wanted, and what is held of it.
 export class Subscription {
@@ -43,9 +41,10 @@ export class Subscription {
 }
 
 export class Client {
-  // `socket`, `random` and the timers can be replaced by tests.
-  constructor(url, { onState = () => {}, socket = (to, protocols) => new WebSocket(to, protocols), random = Math.random, timers = globalThis } = {}) {
+  // `format` is "msgpack" or "json". `socket`, `random` and the timers can be replaced by tests.
+  constructor(url, { format = "msgpack", onState = () => {}, socket = (to, protocols) => new WebSocket(to, protocols), random = Math.random, timers = globalThis } = {}) {
     this.url = url;
+    this.format = format;
     this.onState = onState;
     this.state = "closed"; // connecting, connected, waiting, stopped, closed
     this.detail = "";
@@ -70,7 +69,8 @@ export class Client {
     if (this._socket) return;
     this._timers.clearTimeout(this._timer);
     this._setState("connecting", "");
-    const socket = this._makeSocket(this.url, ["distributary.v1.json"]);
+    const socket = this._makeSocket(this.url, [SUBPROTOCOLS[this.format]]);
+    socket.binaryType = "arraybuffer";
     this._socket = socket;
     // An event of a socket that was given up already must change nothing.
     const ifCurrent = (handle) => (event) => { if (this._socket === socket) handle(event); };
@@ -115,7 +115,7 @@ export class Client {
   }
 
   _send(frame) {
-    this._socket.send(JSON.stringify(frame));
+    this._socket.send(encodeFrame(frame, this.format));
   }
 
   _setState(state, detail) {
@@ -135,15 +135,15 @@ export class Client {
     subscription.onChange(subscription);
   }
 
-  _receive(text) {
+  _receive(message) {
     let frame;
     try {
-      frame = JSON.parse(text);
+      frame = decodeFrame(message);
     } catch {
-      return; // not ours to repair; the next frame may be sound
+      return; // not ours to repair; the next frame may be sound, and a publication that was in this one will be missed as a base
     }
     switch (frame.type) {
-      case "publication": return this._publication(frame, text);
+      case "publication": return this._publication(frame, wireBytes(message));
       case "connected": return this._connected(frame);
       case "subscribed": return this._subscribed(frame);
       case "gap": return this._gap(frame);
@@ -194,28 +194,28 @@ export class Client {
     subscription.onChange(subscription);
   }
 
-  _publication(frame, text) {
+  _publication(frame, size) {
     const subscription = this._byNumber.get(frame.number);
     if (!subscription) return; // the tail of a subscription that was ended
-    const isDelta = frame.delta !== undefined;
     try {
-      if (isDelta) this._applyDelta(subscription, frame);
+      if (frame.delta) this._applyDelta(subscription, frame);
       else if (!this._takeFull(subscription, frame)) return;
     } catch (error) {
       this._resync(subscription, error);
       return;
     }
-    const wireBytes = webSocketBytes(utf8Length(text));
-    const { value, position } = subscription;
+    const { value, bytes, position } = subscription;
+    // After a JSON Patch the payload's own bytes are not known; its value, written compactly, is as long but for rare forms of numbers.
+    const payloadBytes = bytes ? bytes.length : utf8Length(JSON.stringify(value));
     subscription.onPublication({
       channel: subscription.channel,
       value,
       position,
-      timeMs: frame.time,
-      isDelta,
+      timeMs: frame.timeMs,
+      isDelta: frame.delta !== null,
       isSnapshot: position.offset <= subscription.snapshotUpTo,
-      wireBytes,
-      fullWireBytes: isDelta || frame.encoding ? fullWireBytes(frame, position, subscription) : wireBytes,
+      wireBytes: size,
+      fullWireBytes: fullWireBytes(frame, position.epoch, payloadBytes, this.format),
     });
   }
 
@@ -223,9 +223,8 @@ export class Client {
   _takeFull(subscription, frame) {
     const held = subscription.position;
     if (held && held.epoch === frame.epoch && frame.offset <= held.offset) return false;
-    const bytes = payloadBytes(frame);
-    subscription.value = bytes ? parsePayload(bytes, frame.content_type) : frame.data;
-    subscription.bytes = bytes;
+    subscription.value = frame.bytes ? parsePayload(frame.bytes, frame.contentType) : frame.data;
+    subscription.bytes = frame.bytes;
     subscription.position = { epoch: frame.epoch, offset: frame.offset };
     return true;
   }
@@ -235,8 +234,8 @@ export class Client {
     if (!held || held.offset !== frame.base) throw new Error(`a delta to ${frame.base}, not to ${held ? held.offset : "nothing"}`);
     if (frame.delta === "vcdiff") {
       if (!subscription.bytes) throw new Error("a VCDIFF delta without exact bytes as its base");
-      subscription.bytes = decode(subscription.bytes, fromBase64(frame.data));
-      subscription.value = parsePayload(subscription.bytes, frame.content_type);
+      subscription.bytes = decode(subscription.bytes, frame.bytes);
+      subscription.value = parsePayload(subscription.bytes, frame.contentType);
     } else if (frame.delta === "json-patch") {
       subscription.value = apply(subscription.value, frame.data);
       subscription.bytes = null;
@@ -344,48 +343,4 @@ export class Client {
 
 function mayComeBack(code) {
   return !(code === 1003 || code === 1007 || code === 1009 || (code >= 4100 && code <= 4199));
-}
-
-// The exact bytes of a full publication, or null where its `data` is a JSON value.
-function payloadBytes(frame) {
-  if (frame.encoding === undefined) return null;
-  return frame.encoding === "base64" ? fromBase64(frame.data) : encoder.encode(frame.data);
-}
-
-function parsePayload(bytes, contentType) {
-  if (contentType === "application/octet-stream") return bytes;
-  const text = decoder.decode(bytes);
-  return contentType === "text/plain" ? text : JSON.parse(text);
-}
-
-export function fromBase64(text) {
-  const binary = atob(text);
-  const bytes = new Uint8Array(binary.length);
-  for (let index = 0; index < binary.length; index++) bytes[index] = binary.charCodeAt(index);
-  return bytes;
-}
-
-export function utf8Length(text) {
-  let length = text.length;
-  for (let index = 0; index < text.length; index++) {
-    const unit = text.charCodeAt(index);
-    if (unit < 0x80) continue;
-    const isPair = unit >= 0xd800 && unit < 0xdc00;
-    length += unit < 0x800 ? 1 : 2;
-    if (isPair) index += 1; // two units, four bytes
-  }
-  return length;
-}
-
-// A frame of `payload` bytes from a server, with its header (RFC 6455, section 5.2).
-export function webSocketBytes(payload) {
-  return payload + (payload < 126 ? 2 : payload < 65_536 ? 4 : 10);
-}
-
-// What the same publication takes as a full frame whose `data` is the payload itself.
-function fullWireBytes(frame, position, subscription) {
-  const { number, time, key, content_type } = frame;
-  const rest = JSON.stringify({ type: "publication", number, epoch: position.epoch, offset: position.offset, time, key, content_type });
-  const payload = subscription.bytes ? subscription.bytes.length : utf8Length(JSON.stringify(subscription.value));
-  return webSocketBytes(utf8Length(rest) + ',"data":'.length + payload);
 }

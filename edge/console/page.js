@@ -262,6 +262,15 @@ for (const radio of document.querySelectorAll('input[name="delta"]')) {
   });
 }
 
+for (const radio of document.querySelectorAll('input[name="format"]')) {
+  radio.addEventListener("change", () => {
+    client.close();
+    client.format = radio.value;
+    startAnew();
+    client.open();
+  });
+}
+
 element("search").addEventListener("input", listVehicles);
 element("search").addEventListener("keydown", (event) => {
   const first = element("vehicles").querySelector("button");

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from bridge.demo.stack import DEFAULT_RULES, Ports, StackSettings, choose_ports, feed, find_redis_server, is_free, plan
+from bridge.demo.stack import (
+    DEFAULT_RULES,
+    Ports,
+    StackSettings,
+    choose_ports,
+    environment_of_children,
+    feed,
+    find_redis_server,
+    is_free,
+    plan,
+)
 from shared.errors import ConfigurationError
 
 PORTS = Ports(redis=7001, bridge_internal=7002, edges=(8000, 8001), edges_internal=(7003, 7004))
@@ -31,7 +41,7 @@ def test_bridge_and_edges_are_started_as_a_user_would() -> None:
     assert redis.command[:5] == ("/opt/redis-server", "--port", "7001", "--bind", "127.0.0.1")
     assert " ".join(bridge.command) == (
         "python -m bridge.cli run --rules my.yaml --bootstrap-servers 127.0.0.1:9092 --group demo "
-        "--bus redis://127.0.0.1:7001 --internal-port 7002"
+        "--bus redis://127.0.0.1:7001 --internal-port 7002 --kafka-property fetch.wait.max.ms=10"
     )
     assert " ".join(first.command) == (
         "python -m edge.cli run --bus redis://127.0.0.1:7001 --host 127.0.0.1 --port 8000 --internal-port 7003 --drain-s 0.5 --console"
@@ -39,6 +49,11 @@ def test_bridge_and_edges_are_started_as_a_user_would() -> None:
     assert second.command[second.command.index("--port") + 1] == "8001"
     assert second.command[second.command.index("--internal-port") + 1] == "7004"
     assert second.name == "edge 2"
+
+
+def test_what_the_user_has_set_for_other_bridges_and_edges_does_not_reach_the_demo() -> None:
+    ours = {"PATH": "/bin", "BRIDGE_KAFKA_PROPERTIES": "secret", "EDGE_BUS": "redis://elsewhere"}
+    assert environment_of_children(ours) == {"PATH": "/bin"}
 
 
 def test_without_a_page_the_edges_serve_none() -> None:

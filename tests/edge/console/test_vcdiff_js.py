@@ -1,4 +1,4 @@
-"""The page's own decoders, run by node on what the project's encoders write."""
+"""The page's own decoders (VCDIFF, JSON Patch, MessagePack), run by node on what the project's encoders write."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.delta import json_patch, vcdiff, vcdiff_encode
@@ -198,3 +199,76 @@ def test_json_patches_of_the_project_are_read(modules: Path) -> None:
     assert len(cases) > len(values)
     got = run_js(modules, APPLY, [{"value": base, "patch": patch} for base, patch, _ in cases])
     assert got == [{"made": target} for _, _, target in cases]
+
+
+MESSAGE_PACK = """
+import { decode, encode, MessagePackError } from './msgpack.js';
+const show = (value) => value instanceof Uint8Array ? { binary: Buffer.from(value).toString('base64') }
+  : Array.isArray(value) ? value.map(show)
+  : value && typeof value === 'object' ? Object.fromEntries(Object.entries(value).map(([name, member]) => [name, show(member)])) : value;
+console.log(JSON.stringify(data.map((text) => {
+  try {
+    const value = decode(new Uint8Array(Buffer.from(text, 'base64')));
+    return [show(value), Buffer.from(encode(value)).toString('base64')];
+  } catch (error) {
+    if (error instanceof MessagePackError || error instanceof TypeError) return null;
+    throw error;
+  }
+})));
+"""
+
+_NUMBERS = [
+    0,
+    1,
+    127,
+    128,
+    255,
+    256,
+    65_535,
+    65_536,
+    2**32 - 1,
+    2**32,
+    2**53 - 1,
+    -1,
+    -32,
+    -33,
+    -128,
+    -129,
+    -32_769,
+    -(2**31) - 1,
+    1.5,
+    -0.25,
+    1e300,
+]
+_VALUES: list[Any] = [
+    None, True, False, *_NUMBERS, 1.5, -0.25, 1e300, "", "a" * 31, "é" * 16, "😀" * 100, "x" * 70_000, [], list(range(15)), list(range(16)), [0] * 70_000,
+    {}, {"a": {"b": [1, None, {"c": "d"}]}}, {str(n): n for n in range(16)}, {str(n): n for n in range(300)},
+]  # fmt: skip
+
+
+def test_message_pack_is_read_and_written(modules: Path) -> None:
+    got = run_js(modules, MESSAGE_PACK, [_b64(msgspec.msgpack.encode(value)) for value in _VALUES])
+    for value, (shown, written) in zip(_VALUES, got, strict=True):
+        assert shown == value
+        assert msgspec.msgpack.decode(base64.b64decode(written)) == value
+
+
+def test_message_pack_binaries(modules: Path) -> None:
+    blobs = [bytes(range(256))[:size] * times for size, times in ((0, 1), (255, 1), (256, 1), (256, 300))]
+    for blob, (shown, written) in zip(
+        blobs, run_js(modules, MESSAGE_PACK, [_b64(msgspec.msgpack.encode(blob)) for blob in blobs]), strict=True
+    ):
+        assert base64.b64decode(shown["binary"]) == blob
+        assert base64.b64decode(written) == msgspec.msgpack.encode(blob)
+
+
+def test_damaged_message_pack_is_refused(modules: Path) -> None:
+    whole = msgspec.msgpack.encode([0, 7, 12, "AAECAwQFBgcICQoL", 1_700_000_000_000, None, 0, b"payload"])
+    cases = [whole[:size] for size in range(len(whole))] + [
+        whole + b"\0",
+        b"\xc1",
+        b"\xd4\x01\x00",
+        b"\xa2\xff\xfe",
+        b"\xdd\xff\xff\xff\xff",
+    ]
+    assert run_js(modules, MESSAGE_PACK, [_b64(case) for case in cases]) == [None] * len(cases)

@@ -1,0 +1,93 @@
+// Frames of protocol version 1, JSON and MessagePack (docs/protocol.md, sections 3, 4 and 6), as one kind of object, and their sizes.
+
+import * as msgpack from "./msgpack.js";
+
+export const SUBPROTOCOLS = { json: "distributary.v1.json", msgpack: "distributary.v1.msgpack" };
+const DELTAS = [null, "vcdiff", "json-patch"];
+const CONTENT_TYPES = ["application/json", "text/plain", "application/octet-stream"];
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { fatal: true });
+
+export function encodeFrame(frame, format) {
+  return format === "msgpack" ? msgpack.encode(frame) : JSON.stringify(frame);
+}
+
+// A frame from the edge, text or an ArrayBuffer. A publication becomes {type, number, offset, epoch, base, delta, timeMs, key, contentType,
+// bytes, data}: `bytes` are the payload's or the VCDIFF delta's, or null where `data`, a JSON value, says it all. Throws where it cannot be read.
+export function decodeFrame(message) {
+  if (typeof message !== "string") {
+    const frame = msgpack.decode(new Uint8Array(message));
+    return Array.isArray(frame) ? publicationOfArray(frame) : frame;
+  }
+  const frame = JSON.parse(message);
+  return frame.type === "publication" ? publicationOfObject(frame) : frame;
+}
+
+function publicationOfObject(frame) {
+  const { number, offset, epoch, base, delta = null, time, key, content_type: contentType = CONTENT_TYPES[0], encoding, data } = frame;
+  const isBinary = encoding !== undefined || delta === "vcdiff";
+  const bytes = !isBinary ? null : encoding === "utf-8" ? encoder.encode(data) : fromBase64(data);
+  return { type: "publication", number, offset, epoch, base, delta, timeMs: time, key, contentType, bytes, data: isBinary ? undefined : data };
+}
+
+function publicationOfArray([format, number, offset, origin, time, key, contentType, bytes]) {
+  const delta = DELTAS[format];
+  const place = delta ? { base: origin } : { epoch: origin };
+  const isPatch = delta === "json-patch";
+  return {
+    type: "publication", number, offset, ...place, delta, timeMs: time ?? undefined, key: key ?? undefined, contentType: CONTENT_TYPES[contentType],
+    bytes: isPatch ? null : bytes, data: isPatch ? JSON.parse(decoder.decode(bytes)) : undefined,
+  };
+}
+
+// The value that the bytes of a payload stand for.
+export function parsePayload(bytes, contentType) {
+  if (contentType === "application/octet-stream") return bytes;
+  const text = decoder.decode(bytes);
+  return contentType === "text/plain" ? text : JSON.parse(text);
+}
+
+export function fromBase64(text) {
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let index = 0; index < binary.length; index++) bytes[index] = binary.charCodeAt(index);
+  return bytes;
+}
+
+// --- Sizes ----------------------------------------------------------------------------------------------------------
+
+// What a message took on the wire, with its header.
+export function wireBytes(message) {
+  return webSocketBytes(typeof message === "string" ? utf8Length(message) : message.byteLength);
+}
+
+// What the publication takes as a full frame of `format` that carries `payloadBytes` bytes of payload as they are.
+export function fullWireBytes(publication, epoch, payloadBytes, format) {
+  const { number, offset, timeMs, key, contentType } = publication;
+  if (format === "msgpack") {
+    const around = msgpack.encode([0, number, offset, epoch, timeMs ?? null, key ?? null, CONTENT_TYPES.indexOf(contentType)]).length;
+    const head = payloadBytes <= 0xff ? 2 : payloadBytes <= 0xffff ? 3 : 5;
+    return webSocketBytes(around + head + payloadBytes);
+  }
+  const isJson = contentType === CONTENT_TYPES[0];
+  const around = { type: "publication", number, epoch, offset, time: timeMs, key, content_type: isJson ? undefined : contentType };
+  return webSocketBytes(utf8Length(JSON.stringify(around)) + ',"data":'.length + payloadBytes);
+}
+
+export function utf8Length(text) {
+  let length = text.length;
+  for (let index = 0; index < text.length; index++) {
+    const unit = text.charCodeAt(index);
+    if (unit < 0x80) continue;
+    const isPair = unit >= 0xd800 && unit < 0xdc00;
+    length += unit < 0x800 ? 1 : 2;
+    if (isPair) index += 1; // two units, four bytes
+  }
+  return length;
+}
+
+// A frame of `payload` bytes from a server, with its header (RFC 6455, section 5.2).
+export function webSocketBytes(payload) {
+  return payload + (payload < 126 ? 2 : payload < 65_536 ? 4 : 10);
+}
