@@ -125,7 +125,7 @@ def _endpoint(url: str) -> str:
 
 def _ended(closed: ConnectionClosed) -> Exception:
     received, sent = closed.rcvd, closed.sent
-    if received is None and sent is not None and sent.code == 1009:
+    if sent is not None and sent.code == 1009 and not closed.rcvd_then_sent:
         return ClosedByEdgeError(1009, "the edge sent a frame larger than max_frame_bytes; raise it in Options")
     code = received.code if received is not None else 1006
     reason = (received.reason if received is not None else "") or _CLOSE_NAMES.get(code, "")

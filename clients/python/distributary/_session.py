@@ -124,19 +124,23 @@ class Session:
                 self._on_event(event)
 
     async def _hand_over(self, publication: Publication) -> None:
-        """Queue a publication. While the queue is full nothing is read, so that the edge sees a slow consumer and no memory fills here."""
+        """Queue a publication. While the queue is full nothing is read, so that the edge sees a slow consumer and no memory fills here.
+
+        It is queued before the wait: the core has counted it as given, so a connection that ends meanwhile must not take it along.
+        """
         feed = self._feeds.get(publication.channel)
         if feed is None:
             return
         self.is_useful = True
-        if feed.is_full:
-            self._held_by = feed
-            try:
-                await feed.wait_for_space()
-            finally:
-                self._held_by = None
-                self._forgive()
         feed.put(publication)
+        if not feed.is_full:
+            return
+        self._held_by = feed
+        try:
+            await feed.wait_for_space()
+        finally:
+            self._held_by = None
+            self._forgive()
 
     def _forgive(self) -> None:
         """Time in which we did not read is not the edge's."""

@@ -406,6 +406,35 @@ def test_a_slow_consumer_that_was_cut_off_goes_on_where_it_was():
     run(main())
 
 
+def test_a_connection_that_ends_while_the_queue_is_full_takes_nothing_along():
+    clock = FastClock()
+
+    async def first(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.take(position=at(0))
+        await peer.send({"type": "drain", "reconnect_after_ms": 1500})
+        for offset in range(1, 31):
+            await peer.publish(offset, offset)
+        await peer.stay()
+
+    async def second(peer: Peer) -> None:
+        await peer.welcome()
+        held = (await peer.take(position=at(40), recovered=True))["position"]["offset"]
+        for offset in range(held + 1, 41):
+            await peer.publish(offset, offset)
+        await peer.stay()
+
+    async def main() -> None:
+        async with FakeEdge(first, second) as edge, client_of(edge, clock, max_queue=3) as client, client.subscribe(BUS) as subscription:
+            await subscription.joined()
+            await until(lambda: client._session is not None and client._session._held_by is not None)
+            clock.now = 2
+            await until(lambda: edge.connections == 2)
+            assert [publication.data for publication in await take(subscription, 40)] == list(range(1, 41))
+
+    run(main())
+
+
 @pytest.mark.parametrize("frame", [b"{", b"[]", b'{"type":"publication","number":17,"offset":2,"data":{}}'])
 def test_a_malformed_frame_costs_the_connection_and_then_the_client(frame: bytes):
     async def script(peer: Peer) -> None:
