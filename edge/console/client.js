@@ -27,6 +27,7 @@ export class Subscription {
     this.command = 0;
     this.delta = null; // the format agreed on
     this.kind = null;
+    this.mode = null;
     this.snapshotUpTo = 0; // offsets up to here were there before the subscription: their age says nothing of latency
     this.gaps = 0;
     this.resyncs = 0;
@@ -72,6 +73,7 @@ export class Client {
     const socket = this._makeSocket(this.url, [SUBPROTOCOLS[this.format]]);
     socket.binaryType = "arraybuffer";
     this._socket = socket;
+    this._lastId = 0;
     // An event of a socket that was given up already must change nothing.
     const ifCurrent = (handle) => (event) => { if (this._socket === socket) handle(event); };
     socket.onopen = ifCurrent(() => {
@@ -176,12 +178,15 @@ export class Client {
     subscription.problem = null;
     subscription.delta = frame.delta;
     subscription.kind = frame.kind;
+    subscription.mode = frame.mode;
     if (frame.recovered === false) {
       subscription.gaps += 1;
       subscription.forget();
     }
     // With `recovered: true`, what follows was missed while away: its age is no latency either.
     subscription.snapshotUpTo = frame.position ? frame.position.offset : 0;
+    // A stream goes on right behind the position that is told, a latest channel begins with its newest value.
+    if (frame.kind === "stream" && frame.recovered === null) subscription.position = frame.position;
     this._byNumber.set(frame.number, subscription);
     subscription.onChange(subscription);
   }
@@ -197,9 +202,17 @@ export class Client {
   _publication(frame, size) {
     const subscription = this._byNumber.get(frame.number);
     if (!subscription) return; // the tail of a subscription that was ended
+    const held = subscription.position;
+    const isSameEpoch = held !== null && (frame.delta !== null || frame.epoch === held.epoch);
+    if (isSameEpoch && frame.offset <= held.offset) return; // seen already
+    const isHole = isSameEpoch && subscription.mode === "queue" && frame.offset > held.offset + 1;
+    if (isHole && (!frame.delta || frame.base === held.offset)) {
+      this._askAgain(subscription);
+      return;
+    }
     try {
       if (frame.delta) this._applyDelta(subscription, frame);
-      else if (!this._takeFull(subscription, frame)) return;
+      else this._takeFull(subscription, frame);
     } catch (error) {
       this._resync(subscription, error);
       return;
@@ -219,14 +232,12 @@ export class Client {
     });
   }
 
-  // Whether the publication is a new one.
   _takeFull(subscription, frame) {
     const held = subscription.position;
-    if (held && held.epoch === frame.epoch && frame.offset <= held.offset) return false;
+    if (held && held.epoch !== frame.epoch) subscription.gaps += 1;
     subscription.value = frame.bytes ? parsePayload(frame.bytes, frame.contentType) : frame.data;
     subscription.bytes = frame.bytes;
     subscription.position = { epoch: frame.epoch, offset: frame.offset };
-    return true;
   }
 
   _applyDelta(subscription, frame) {
@@ -251,6 +262,11 @@ export class Client {
     subscription.problem = String(error.message || error);
     if (subscription.resyncs >= MAX_RESYNCS) subscription.wanted = [];
     subscription.forget();
+    this._askAgain(subscription);
+  }
+
+  // From the position held; what is still on its way for the old subscription is not used.
+  _askAgain(subscription) {
     this._forgetNumbers(subscription);
     this._send({ type: "unsubscribe", id: this._id(), channel: subscription.channel });
     this._ask(subscription);

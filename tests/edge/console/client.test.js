@@ -1,10 +1,12 @@
 // The page's client against a socket made of arrays: what it sends for what it gets. Run by test_client_js.py beside copies of the page's modules.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { Client } from "./client.js";
 import { decodeFrame, encodeFrame, fullWireBytes, utf8Length, webSocketBytes } from "./frames.js";
+import * as msgpack from "./msgpack.js";
 import { Latency, Stats } from "./stats.js";
 
 const EPOCH = "AAECAwQFBgcICQoL";
@@ -350,3 +352,43 @@ test("a full MessagePack frame has the size that is told", () => {
     assert.equal(fullWireBytes(publication, EPOCH, size, "msgpack"), webSocketBytes(frame.length));
   }
 });
+
+// The project's test vectors (tests/vectors/README.md). Left out is what this client does not offer: the bare protocol, positions and
+// rewinds of the application's own, and telling an application of gaps.
+const isOffered = ({ name, bare, steps }) =>
+  !bare && !name.startsWith("malformed") && !steps.some((step) => step.do === "subscribe" && (step.position || step.rewind));
+
+function play(session, format) {
+  const timers = new Timers();
+  const sent = [];
+  const seen = [];
+  let socket;
+  const client = new Client("ws://edge/v1/ws", {
+    format,
+    timers,
+    socket: () => (socket = { send: (data) => sent.push(typeof data === "string" ? JSON.parse(data) : msgpack.decode(data)), close() {} }),
+  });
+  for (const step of session.steps) {
+    sent.length = seen.length = 0;
+    if (step.do === "connect") {
+      if (client.state === "waiting") timers.pass(60_000);
+      else client.open();
+      socket.onopen({});
+    } else if (step.do === "subscribe") {
+      client.subscribe(step.channel, { delta: step.delta, onPublication: ({ channel, position, value, isDelta }) => seen.push({ channel, ...position, data: value, is_delta: isDelta }) });
+    } else if (step.do === "unsubscribe") client.unsubscribe(step.channel);
+    else if (step.do === "lose") socket.onclose({ code: 1006, reason: "" });
+    else socket.onmessage({ data: step.text ?? Uint8Array.from(Buffer.from(step.hex, "hex")).buffer });
+    const where = `${session.name}: ${JSON.stringify(step)}`;
+    assert.deepEqual(sent.map(({ client: _name, ...frame }) => frame), step.sends ?? [], where);
+    const expected = (step.sees ?? []).filter((item) => item.publication).map(({ publication }) => publication);
+    const shown = seen.map(({ data, ...rest }) => (data instanceof Uint8Array ? { ...rest, payload: Buffer.from(data).toString("hex") } : { ...rest, data }));
+    const wanted = expected.map(({ channel, epoch, offset, data, is_delta, payload }) => ({ channel, epoch, offset, is_delta, ...(data === undefined ? { payload } : { data }) }));
+    assert.deepEqual(shown, wanted, where);
+  }
+}
+
+for (const format of ["json", "msgpack"]) {
+  const { sessions } = JSON.parse(readFileSync(new URL(`./sessions_${format}.json`, import.meta.url)));
+  for (const session of sessions.filter(isOffered)) test(`${format} session: ${session.name}`, () => play(session, format));
+}

@@ -13,12 +13,13 @@ from edge.console import CONTENT_SECURITY_POLICY, INDEX, static_files
 
 HERE = Path(__file__).parent
 CONSOLE = HERE.parents[2] / "edge" / "console"
+VECTORS = HERE.parents[1] / "vectors"
 NODE = shutil.which("node")
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
 def test_the_client_keeps_to_the_protocol(tmp_path: Path) -> None:
-    for file in (*CONSOLE.glob("*.js"), HERE / "client.test.js"):
+    for file in (*CONSOLE.glob("*.js"), HERE / "client.test.js", *VECTORS.glob("sessions_*.json")):
         shutil.copy(file, tmp_path)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     assert NODE is not None

@@ -16,6 +16,7 @@ import pytest
 from shared.delta import json_patch, vcdiff, vcdiff_encode
 
 CONSOLE = Path(__file__).parents[3] / "edge" / "console"
+VECTORS = Path(__file__).parents[2] / "vectors"
 NODE = shutil.which("node")
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
@@ -38,6 +39,13 @@ def run_js(modules: Path, script: str, data: Any) -> Any:
     done = subprocess.run([NODE, str(modules / "case.js")], input=json.dumps(data).encode(), capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)
+
+
+def vectors(name: str, kind: str) -> list[dict[str, Any]]:
+    """Cases of a file of tests/vectors."""
+    cases: list[dict[str, Any]] = json.loads((VECTORS / name).read_text())[kind]
+    assert cases
+    return cases
 
 
 def _b64(data: bytes) -> str:
@@ -112,6 +120,15 @@ def test_every_single_entry_and_cache_mode_of_the_code_table(modules: Path) -> N
     assert [None if item is None else base64.b64decode(item) for item in got] == [target for _, target in cases]
 
 
+def test_vcdiff_vectors(modules: Path) -> None:
+    valid, invalid = vectors("vcdiff.json", "valid"), vectors("vcdiff.json", "invalid")
+    got = run_js(modules, DECODE, [{name: _b64(bytes.fromhex(case[name])) for name in ("base", "delta")} for case in valid + invalid])
+    for case, made in zip(valid, got, strict=False):
+        assert made == _b64(bytes.fromhex(case["target"])), case["name"]
+    for case, made in zip(invalid, got[len(valid) :], strict=True):
+        assert made is None, case["name"]
+
+
 def test_damaged_deltas_are_refused_or_make_something_but_never_crash(modules: Path) -> None:
     base = b'{"id":"1430","lat":41.76,"long":-72.68}' * 8
     delta = vcdiff.encode(base, base.replace(b"41.76", b"41.77") + b"tail")
@@ -180,6 +197,15 @@ def test_json_patch_follows_the_rfc(modules: Path) -> None:
     assert got == [None if result is None else {"made": result} for _, _, result in PATCHES]
 
 
+def test_json_patch_vectors(modules: Path) -> None:
+    valid, invalid = vectors("json_patch.json", "valid"), vectors("json_patch.json", "invalid")
+    got = run_js(modules, APPLY, [{"value": case["base"], "patch": case["patch"]} for case in valid + invalid])
+    for case, made in zip(valid, got, strict=False):
+        assert made == {"made": case["target"]}, case["name"]
+    for case, made in zip(invalid, got[len(valid) :], strict=True):
+        assert made is None, case["name"]
+
+
 def test_json_patches_of_the_project_are_read(modules: Path) -> None:
     values: list[Any] = [
         {"id": "1430", "lat": 41.76, "tags": ["a", "b"]},
@@ -241,7 +267,8 @@ _NUMBERS = [
     1e300,
 ]
 _VALUES: list[Any] = [
-    None, True, False, *_NUMBERS, 1.5, -0.25, 1e300, "", "a" * 31, "é" * 16, "😀" * 100, "x" * 70_000, [], list(range(15)), list(range(16)), [0] * 70_000,
+    None, True, False, *_NUMBERS, 1.5, -0.25, 1e300, "", "a" * 31, "é" * 16, "😀" * 100, "x" * 70_000,
+    [], list(range(15)), list(range(16)), [0] * 70_000,
     {}, {"a": {"b": [1, None, {"c": "d"}]}}, {str(n): n for n in range(16)}, {str(n): n for n in range(300)},
 ]  # fmt: skip
 
