@@ -35,6 +35,7 @@ from bridge.demo.stack import (
     plan,
     start,
 )
+from bridge.rules.load import load_rules
 from shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def demo(
     try:
         records, hint = _records([*(inputs or []), *(files or [])], loop=loop, replay=bool(inputs), simulation=Simulation(seed, vehicles))
         settings = StackSettings(
-            rules=_existing(rules or DEFAULT_RULES), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
+            rules=_checked(rules or DEFAULT_RULES), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
         )
         ports = choose_ports(port, edges)
     except ConfigurationError as error:
@@ -164,9 +165,11 @@ def _example_id(simulation: Simulation) -> str:
     return "1430" if "1430" in ids else str(ids[0] if ids else FIRST_ID)
 
 
-def _existing(rules: Path) -> Path:
+def _checked(rules: Path) -> Path:
+    """The rules file, with its mistakes told before anything starts."""
     if not rules.is_file():
         raise ConfigurationError([f"{rules}: there is no such rules file"])
+    load_rules(rules)
     return rules
 
 

@@ -79,10 +79,12 @@ class Page:
 
 
 @pytest.fixture
-def demo(start_project: StartProject) -> Process:
+def demo(start_project: StartProject) -> Iterator[Process]:
     process = start_project("bridge", "demo", "--port", "0")
     process.wait_for_log(r"Ctrl-C ends all of it", timeout_s=STEP_TIMEOUT_S)
-    return process
+    yield process
+    if process.is_running:
+        process.terminate()
 
 
 @pytest.fixture
@@ -173,6 +175,13 @@ def test_recordings_are_replayed_to_their_end(start_project: StartProject, tmp_p
     demo.wait_for_http(f"{url}/v1/channels/position:7")
     demo.signal(signal.SIGTERM)
     assert demo.wait() == 0
+
+
+def test_mistakes_in_rules_are_told_before_anything_starts(start_project: StartProject, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("version: 1\nroutes: []\n")
+    demo = start_project("bridge", "demo", "--port", "0", "--rules", tmp_path / "rules.yaml")
+    assert demo.wait() == 2
+    assert re.search(r'rules\.yaml:1: needs "sources"', demo.output())
 
 
 def test_a_bad_recording_is_told_before_anything_starts(start_project: StartProject, tmp_path: Path) -> None:
