@@ -792,6 +792,32 @@ def breaks(fmt: str) -> list[Script]:
             .subscribed(B, 17, 4, position=at(13))
             .publication(17, 13, two)
         )
+        script = start("the value that is held comes again", "it is a base, and no publication to the application")
+        made.append(
+            script.publication(17, 13, two, base=(11, one), delta=name, is_seen=False, sends=script.resubscribes(B, 3))
+            .subscribed(B, 17, 4, position=at(12))
+            .publication(17, 12, one, is_seen=False)
+            .publication(17, 13, two, base=(12, one), delta=name)
+        )
+        script = start("another epoch after a wrong base", "the number of what was missed is unknown then")
+        made.append(
+            script.publication(17, 13, two, base=(11, one), delta=name, is_seen=False, sends=script.resubscribes(B, 3))
+            .subscribed(B, 17, 4, position=at(40, OTHER_EPOCH))
+            .publication(17, 40, three, epoch=OTHER_EPOCH, gap=lost("epoch_changed"))
+        )
+    script = (
+        Script(fmt, "VCDIFF after a JSON Patch", "a patch gives a value, and VCDIFF needs bytes", delta=("vcdiff", "json-patch"))
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, position=at(12))
+        .publication(17, 12, one)
+        .publication(17, 13, two, base=(12, one), delta="json-patch")
+    )
+    made.append(
+        script.publication(17, 14, three, base=(13, two), delta="vcdiff", is_seen=False, sends=script.resubscribes(B, 3))
+        .subscribed(B, 17, 4, position=at(14))
+        .publication(17, 14, three)
+    )
     script = (
         Script(fmt, "a hole", "in mode queue no offset is left out: subscribe again from the position held")
         .connect()
@@ -867,6 +893,18 @@ def resumes(fmt: str) -> list[Script]:
         script = Script(fmt, title, why, delta=delta).connect().subscribe(B).subscribed(B, 17, position=at(12)).publication(17, 12, one)
         return script.lose().connect({"channel": B, "position": at(12)})
 
+    other = start("a delta of another epoch", "after `recovered: false` there is no base, even where the offsets fit", "json-patch")
+    stream = (
+        Script(
+            fmt,
+            "a stream that begins again",
+            "what was missed meanwhile is counted, and stays missed after a resume",
+            delta=("json-patch",),
+        )
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, kind="stream", position=at(13))
+    )
     return [
         start("resume", "the position held, another number, and exactly what came since", "vcdiff")
         .subscribed(B, 3, position=at(14), recovered=True)
@@ -893,6 +931,34 @@ def resumes(fmt: str) -> list[Script]:
         .subscribed(B, 3, position=at(2, OTHER_EPOCH), recovered=False, reason="epoch_changed", missed=None, sees=[told("epoch_changed")])
         .publication(3, 2, two, epoch=OTHER_EPOCH, gap=lost("epoch_changed"))
         .publication(3, 3, three, epoch=OTHER_EPOCH),
+        other.subscribed(
+            B, 3, position=at(13, OTHER_EPOCH), recovered=False, reason="epoch_changed", missed=None, sees=[told("epoch_changed")]
+        )
+        .publication(3, 13, two, base=(12, one), delta="json-patch", is_seen=False, sends=other.resubscribes(B, 3))
+        .subscribed(B, 3, 4, position=at(13, OTHER_EPOCH))
+        .publication(3, 13, two, epoch=OTHER_EPOCH, gap=lost("epoch_changed")),
+        Script(
+            fmt,
+            "a gap that another edge fills",
+            "a gap was told, but the connection broke before a value came; the resume brings everything",
+        )
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, position=at(12))
+        .publication(17, 12, one)
+        .control(wire_gap(17, "history_trimmed", {"from": 13, "to": 13}), sees=[told("history_trimmed", 13, 13)])
+        .lose()
+        .connect({"channel": B, "position": at(12)})
+        .subscribed(B, 3, position=at(14), recovered=True)
+        .publication(3, 12, one, is_seen=False)
+        .publication(3, 13, two, recovered=True)
+        .publication(3, 14, three, recovered=True),
+        stream.publication(17, 14, two, base=(13, one), delta="json-patch", is_seen=False, sends=stream.resubscribes(B, 3))
+        .subscribed(B, 17, 4, kind="stream", position=at(15), sees=[told("delta_refused", 14, 15)])
+        .lose()
+        .connect({"channel": B, "position": at(15)})
+        .subscribed(B, 3, kind="stream", position=at(16), recovered=True)
+        .publication(3, 16, three, recovered=True, gap=lost("delta_refused", 14, 15)),
         start("resume of a channel that is gone", "there is no newest value; the gap is told at once and again with the next publication")
         .subscribed(B, 3, kind=None, position=None, recovered=False, reason="epoch_changed", missed=None, sees=[told("epoch_changed")])
         .publication(3, 1, two, epoch=OTHER_EPOCH, gap=lost("epoch_changed")),

@@ -65,6 +65,8 @@ class Chain:
         self._base: _Base | None = None
         self._gap: Gap | None = None
         """Told to the application with the next publication."""
+        self._is_gap_behind = False
+        """Whether `position` is past the gap, so that a recovery from there does not fill it."""
         self._floor = _Floor(position.epoch, position.offset) if position else None
         """Everything up to here was delivered or told as a gap. None: there is nothing yet to miss something of."""
         self._loss = SUBSCRIPTION_LOST
@@ -85,8 +87,8 @@ class Chain:
         if asked is not None and frame.recovered:
             self._at = asked
             self._recovering = newest
-            if self._base is not None and (self._base.epoch, self._base.offset) != (asked.epoch, asked.offset):
-                self._base = None
+            if not self._is_gap_behind:
+                self._gap = None  # Another edge could deliver after all what this gap had left out.
             return None
         self._at = self._base = None
         if asked is not None:
@@ -101,6 +103,7 @@ class Chain:
             self._at = newest
             self.position = newest or self.position
             self._floor = _Floor(newest.epoch, newest.offset) if newest else self._floor or _NEVER
+            self._is_gap_behind = gap is not None or self._gap is not None
             return self._note(gap) if gap else None
         self._counts = self._floor is not None
         if self._floor is None and newest is None:
@@ -173,6 +176,7 @@ class Chain:
         if self._gap is None and known is not None and known.epoch == at.epoch and at.offset <= known.offset:
             return None  # The application has it already: it was needed as a base only.
         gap, self._gap = self._gap, None
+        self._is_gap_behind = False
         recovering = self._recovering
         self.position = at
         self._floor = _Floor(at.epoch, at.offset)
