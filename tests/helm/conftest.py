@@ -1,21 +1,21 @@
-"""The chart's tools: found on PATH or in .parts/bin (scripts/get-helm-tools.sh puts them there)."""
+"""The chart's tools. A test that takes `helm`, itself or through another fixture, runs only where all of them are (tests/rig/parts.py)."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import yaml
 
+from tests.rig import parts
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "distributary"
-PARTS = ROOT / ".parts"
 # A helm that was built by `go install` believes in Kubernetes 1.20 where no cluster tells it otherwise.
 KUBE_VERSION = "1.37.0"
 
@@ -24,29 +24,9 @@ Render = Callable[..., list[Manifest]]
 Refusal = Callable[..., str]
 
 
-def skip_or_fail(what: str) -> NoReturn:
-    """Skip where a tool is not installed, and fail where all of them have to be."""
-    text = f"{what} is missing (scripts/get-helm-tools.sh gets helm, kubeconform and the API description)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(text, pytrace=False)
-    pytest.skip(text)
-
-
-def tool(name: str) -> str:
-    """Path of a program, or no test."""
-    found = shutil.which(name) or shutil.which(name, path=PARTS / "bin")
-    return found or skip_or_fail(name)
-
-
 def run_to_end(*command: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run to the end and return all, whatever the exit status."""
     return subprocess.run([str(part) for part in command], input=stdin, capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.fixture(scope="session")
-def missing() -> Callable[[str], NoReturn]:
-    """Called with the name of something that is not installed."""
-    return skip_or_fail
 
 
 @pytest.fixture(scope="session")
@@ -57,14 +37,15 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def helm() -> str:
-    """The program helm."""
-    return tool("helm")
+    """The program helm; also what tells that a test needs the helm tools."""
+    return "helm"
 
 
 @pytest.fixture(scope="session")
 def template(helm: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`helm template` with the values of ci/NAME-values.yaml, if named, and further arguments."""
 
+    @cache
     def call(values: str | None, *arguments: str, release: str = "x") -> subprocess.CompletedProcess[str]:
         files = ["-f", str(CHART / "ci" / f"{values}-values.yaml")] if values else []
         return run_to_end(helm, "template", release, CHART, "--namespace", "space", "--kube-version", KUBE_VERSION, *files, *arguments)
@@ -97,18 +78,14 @@ def refusal(template: Callable[..., subprocess.CompletedProcess[str]]) -> Refusa
 
 
 @pytest.fixture(scope="session")
-def kubeconform(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], subprocess.CompletedProcess[str]]:
+def kubeconform(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """`kubeconform -strict` on a text of manifests."""
-    program = tool("kubeconform")
-    description = PARTS / "kubernetes-api.json"
-    if not description.exists():
-        skip_or_fail(".parts/kubernetes-api.json")
     schemas = tmp_path_factory.mktemp("schemas")
-    made = run_to_end(sys.executable, ROOT / "scripts" / "kube_schemas.py", description, schemas)
+    made = run_to_end(sys.executable, ROOT / "scripts" / "kube_schemas.py", parts.KUBERNETES_API, schemas)
     assert made.returncode == 0, made.stderr
     location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
 
     def call(manifests: str) -> subprocess.CompletedProcess[str]:
-        return run_to_end(program, "-strict", "-summary", "-schema-location", location, "-", stdin=manifests)
+        return run_to_end("kubeconform", "-strict", "-summary", "-schema-location", location, "-", stdin=manifests)
 
     return call

@@ -112,6 +112,18 @@ def test_edges_reach_only_the_own_bus_and_dns(render: Render) -> None:
     assert bus[1] == {6380, 26379}
 
 
+@pytest.mark.parametrize(
+    ("urls", "ports"),
+    [
+        ("redis://a", {6379}),
+        ("redis://u:p@a:7000/0\\,rediss://[fd00::1]:7001\\,redis://[fd00::1]", {7000, 7001, 6379}),
+    ],
+)
+def test_ports_of_the_bus_are_those_of_its_urls(render: Render, urls: str, ports: set[int]) -> None:
+    _, bus = egress(render("own-bus", "--set", f"bus.url={urls}", "--set", "bus.edgeUrl="), "edge")
+    assert bus[1] == ports
+
+
 def test_bridges_reach_kafka_too(render: Render) -> None:
     rules = egress(render("trial"), "bridge")
     assert rules[:2] == egress(render("trial"), "edge")

@@ -2,68 +2,102 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
+import json
+import urllib.request
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 import redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
+from websockets.sync.client import connect as open_websocket
+
+from shared.bus.layout import BusLayout
+from shared.bus.publisher import BusPublisher
+from shared.bus.push import Keep, Push, Source
+from shared.publication import ContentType, Kind
+from tests.rig.parts import Part, need
+from tests.rig.ports import free_port
+from tests.rig.process import Process, project_command
+from tests.rig.wait import wait_until
 
 Render = Callable[..., list[dict[str, Any]]]
-Connect = Callable[[str], "redis.Redis"]
-PARTS = Path(__file__).resolve().parents[2] / ".parts"
+pytestmark = pytest.mark.integration
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+class TrialRedis(NamedTuple):
+    """A server with the chart's redis.conf and users.acl."""
+
+    port: int
+    passwords: dict[str, str | None]
+
+    def url(self, user: str) -> str:
+        """As the chart gives it to a component, but for the address."""
+        return f"redis://{user}:{self.passwords[user]}@127.0.0.1:{self.port}/0"
+
+    def connect(self, user: str) -> redis.Redis:
+        """A client of redis-py."""
+        return redis.Redis(port=self.port, username=user, password=self.passwords[user], socket_timeout=5, protocol=3)
 
 
 @pytest.fixture(scope="module")
-def connect(render: Render, missing: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
-    """A server with the chart's redis.conf and users.acl; gives connections by user name."""
-    program = shutil.which("redis-server") or shutil.which("redis-server", path=PARTS / "bin")
-    if program is None:
-        missing("redis-server")
-        return
+def trial(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialRedis]:
+    """The chart's Redis, as the pod would run it."""
+    need(Part.REDIS, __name__)
     manifests = render("trial")
     config = next(one["data"]["redis.conf"] for one in manifests if one["kind"] == "ConfigMap" and "redis.conf" in one["data"])
     secret = next(one["stringData"] for one in manifests if one["kind"] == "Secret")
     directory, port = tmp_path_factory.mktemp("redis"), free_port()
-    # Redis 7.0 does not know CLIENT SETINFO and would refuse the whole file; the chart asks for 7.2.
-    (directory / "users.acl").write_text(secret["users.acl"].replace("+client|setinfo ", ""), encoding="utf-8")
+    (directory / "users.acl").write_text(secret["users.acl"], encoding="utf-8")
     config = config.replace("/etc/redis-users", str(directory)).replace("dir /tmp", f"dir {directory}")
     (directory / "redis.conf").write_text(f"{config}\nport {port}\nbind 127.0.0.1\n", encoding="utf-8")
-    server = subprocess.Popen([program, str(directory / "redis.conf")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def call(user: str) -> redis.Redis:
-        password = urlsplit(secret[f"{user}-url"]).password if user != "default" else None
-        retry = Retry(ConstantBackoff(0.05), 100)
-        return redis.Redis(port=port, username=user, password=password, socket_timeout=5, retry=retry, protocol=3)
-
-    try:
-        call("edge").ping()
-        yield call
-    finally:
-        server.terminate()
-        server.communicate(timeout=10)
+    passwords = {user: urlsplit(secret[f"{user}-url"]).password for user in ("bridge", "edge")}
+    server = TrialRedis(port, {**passwords, "default": None})
+    with Process(["redis-server", directory / "redis.conf"], log=directory / "log") as process:
+        process.wait_for(lambda: "Ready to accept connections" in process.output(), what="its start")
+        yield server
 
 
-def test_nobody_comes_in_without_a_password(connect: Connect) -> None:
+def push_of(channel: str, payload: bytes) -> Push:
+    """A full payload, from offset 0 of some partition."""
+    digest = blake2b(payload, digest_size=8).digest()
+    source = Source(bytes(12), 0, 0)
+    return Push(channel, payload, digest, ContentType.JSON, Kind.LATEST, 1_700_000_000_000, source, Keep())
+
+
+def test_bridge_and_edge_need_no_more_than_their_users_may(trial: TrialRedis, tmp_path: Path) -> None:
+    """The bridge's publisher and a real edge, each as its user, bring a publication to a client: by snapshot and by subscription."""
+    publisher = BusPublisher([trial.connect("bridge")], BusLayout(), instance="test")
+    publisher.open()
+    publisher.push([push_of("bus:1", b'{"n":1}')])
+    public, internal = free_port(), free_port()
+    settings = {"EDGE_BUS": trial.url("edge"), "EDGE_PORT": str(public), "EDGE_INTERNAL_PORT": str(internal), "EDGE_DRAIN_S": "0"}
+    with Process(project_command("edge", "run"), log=tmp_path / "edge.log", env=settings) as edge:
+
+        def is_well() -> bool:
+            publisher.beat()
+            with urllib.request.urlopen(f"http://127.0.0.1:{internal}/health/ready", timeout=5) as answer:
+                return bool(json.load(answer)["status"] == "ok")
+
+        wait_until(is_well, what="the edge being well", ignore=(OSError,), state=edge.tail)
+        with open_websocket(f"ws://127.0.0.1:{public}/v1/ws?channels=bus:1,bus:2", proxy=None) as client:
+            first = json.loads(client.recv(timeout=10))
+            publisher.push([push_of("bus:2", b'{"n":2}')])
+            second = json.loads(client.recv(timeout=10))
+        assert [(one["channel"], one["data"]) for one in (first, second)] == [("bus:1", {"n": 1}), ("bus:2", {"n": 2})]
+        edge.terminate()
+    assert "NOPERM" not in edge.output()
+
+
+def test_nobody_comes_in_without_a_password(trial: TrialRedis) -> None:
     with pytest.raises(redis.AuthenticationError):
-        connect("default").ping()
+        trial.connect("default").ping()
 
 
-def test_the_bridge_does_its_work(connect: Connect) -> None:
-    bridge = connect("bridge")
+def test_the_bridge_does_its_work(trial: TrialRedis) -> None:
+    bridge = trial.connect("bridge")
     script = bridge.register_script("redis.call('hset', KEYS[1], 'p', ARGV[1]); return redis.call('publish', KEYS[1], ARGV[1])")
     assert script(keys=["d:{0}:c:feed"], args=["x"]) == 0
     assert len(bridge.info("server")["run_id"]) == 40
@@ -74,27 +108,27 @@ def test_the_bridge_does_its_work(connect: Connect) -> None:
     "command",
     [("SET", "other", "1"), ("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("ACL", "LIST"), ("DEBUG", "SLEEP", "1"), ("SHUTDOWN",)],
 )
-def test_the_bridge_does_no_more(connect: Connect, command: tuple[str, ...]) -> None:
+def test_the_bridge_does_no_more(trial: TrialRedis, command: tuple[str, ...]) -> None:
     with pytest.raises(redis.ResponseError):
-        connect("bridge").execute_command(*command)
-    assert connect("bridge").ping()
+        trial.connect("bridge").execute_command(*command)
+    assert trial.connect("bridge").ping()
 
 
-def test_the_edge_reads_and_subscribes(connect: Connect) -> None:
-    connect("bridge").rpush("d:{0}:h:news", "a", "b")
-    edge = connect("edge")
+def test_the_edge_reads_and_subscribes(trial: TrialRedis) -> None:
+    trial.connect("bridge").rpush("d:{0}:h:news", "a", "b")
+    edge = trial.connect("edge")
     with edge.pipeline(transaction=True) as reads:
         reads.hgetall("d:{0}:c:news")
         reads.lrange("d:{0}:h:news", 0, -1)
         reads.llen("d:{0}:h:news")
-        reads.exists("d:layout")
-        reads.get("d:layout")
+        reads.exists("d:nothing")
+        reads.get("d:nothing")
         assert reads.execute() == [{}, [b"a", b"b"], 2, 0, None]
     assert len(edge.info("server")["run_id"]) == 40
     with edge.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe("d:{0}:c:news")
         listener.get_message(timeout=5)
-        assert connect("bridge").publish("d:{0}:c:news", "hello") == 1
+        assert trial.connect("bridge").publish("d:{0}:c:news", "hello") == 1
         heard = next(one for one in listener.listen() if one["type"] == "message")
         assert heard["data"] == b"hello"
         listener.unsubscribe()
@@ -126,6 +160,6 @@ def test_the_edge_reads_and_subscribes(connect: Connect) -> None:
         ("ACL", "WHOAMI"),
     ],
 )
-def test_the_edge_does_no_more(connect: Connect, command: tuple[str, ...]) -> None:
+def test_the_edge_does_no_more(trial: TrialRedis, command: tuple[str, ...]) -> None:
     with pytest.raises(redis.exceptions.NoPermissionError):
-        connect("edge").execute_command(*command)
+        trial.connect("edge").execute_command(*command)

@@ -169,18 +169,16 @@ key: {{ $component }}-url
 resetkeys ~d:* resetchannels &d:* +@all -@admin -@dangerous +info
 {{- end -}}
 {{- define "distributary.aclEdge" -}}
-resetkeys %R~d:* resetchannels &d:* -@all +hello +auth +ping +select +info +client|setinfo +client|setname +quit +reset +subscribe +unsubscribe +psubscribe +punsubscribe +multi +exec +discard +get +hget +hmget +hgetall +lrange +llen +exists
+resetkeys %R~d:* resetchannels &d:* -@all +hello +auth +ping +select +info +quit +reset +subscribe +unsubscribe +psubscribe +punsubscribe +multi +exec +discard +get +mget +hget +hmget +hgetall +lrange +llen +exists
 {{- end -}}
 
 {{/* The ports of the bus as a list in JSON: those given, else those of the URLs, else 6379. */}}
 {{- define "distributary.busPorts" -}}
 {{- $ports := .Values.networkPolicy.bus.ports -}}
 {{- if not $ports -}}
-{{- range $url := list .Values.bus.url .Values.bus.edgeUrl -}}
-{{- if $url -}}
+{{- range $url := compact (splitList "," (printf "%s,%s" .Values.bus.url .Values.bus.edgeUrl)) -}}
 {{- $host := (urlParse $url).host -}}
 {{- $ports = append $ports (int (regexFind ":[0-9]+$" $host | trimPrefix ":" | default "6379")) -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- default (list 6379) $ports | uniq | toJson -}}
