@@ -663,7 +663,9 @@ def plain(fmt: str) -> list[Script]:
         .subscribed(B, 17, kind="stream", position=at(12))
         .publication(17, 11, bus(1))
         .publication(17, 12, bus(2))
-        .publication(17, 13, bus(3)),
+        .publication(17, 13, bus(3))
+        .lose()
+        .connect({"channel": B, "position": at(13)}),
         Script(fmt, "content types", "text is a string, binary is bytes, and a publication may have no time and may have a key")
         .connect()
         .subscribe(B)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distributary import AlreadySubscribedError, Publication, RefusedError
+from distributary import AlreadySubscribedError, ProtocolError, Publication, RefusedError
 from distributary._chain import Resubscribe
 from distributary._core import Answered, Core, Ended
 
@@ -46,11 +46,11 @@ def test_a_channel_is_wanted_once_until_it_is_refused_for_good():
     assert isinstance(core.receive(publication(13)), Publication)
     ended = core.receive(frame(type="unsubscribed", channel="bus:1430", code="unavailable", message="later", retry=True))
     assert isinstance(ended, Ended)
-    assert core.channels == ("bus:1430",)
+    assert list(core.channels) == ["bus:1430"]
     assert json.loads(core.subscribe("bus:1430")[1][0])["position"] == {"epoch": EPOCH, "offset": 13}
     ended = core.receive(frame(type="error", id=3, code="bad_channel", message="no", retry=False))
     assert isinstance(ended, Ended)
-    assert core.channels == ()
+    assert list(core.channels) == []
     core.add("bus:1430")
 
 
@@ -60,7 +60,7 @@ def test_an_error_that_answers_no_subscription_is_passed_on():
     assert isinstance(event, Answered)
     assert isinstance(event.error, RefusedError)
     assert event.error.code == "bad_frame"
-    assert core.channels == ("bus:1430",)
+    assert list(core.channels) == ["bus:1430"]
 
 
 def test_removing_a_channel_that_the_edge_does_not_know_sends_nothing():
@@ -68,3 +68,15 @@ def test_removing_a_channel_that_the_edge_does_not_know_sends_nothing():
     core.add("feed")
     assert core.remove("feed") is None
     assert core.remove("feed") is None
+
+
+def test_an_answer_that_mixes_up_channels_is_an_error_and_not_a_wrong_value():
+    core = subscribed_core()
+    core.add("feed")
+    core.subscribe("feed")
+    with pytest.raises(ProtocolError, match="number 17 to feed and to bus:1430"):
+        core.receive(frame(type="subscribed", id=3, channel="feed", number=17, mode="queue"))
+    core.connect()
+    core.subscribe("feed")
+    with pytest.raises(ProtocolError, match="answered a subscription to feed with 'bus:1430'"):
+        core.receive(frame(type="subscribed", id=2, channel="bus:1430", number=17, mode="queue"))
