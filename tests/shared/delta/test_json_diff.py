@@ -68,6 +68,7 @@ def test_equal_values_need_no_operation(value: Any):
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (True, 1), (1, 1.0), (1.0, 1), (0, False), (None, False), ("1", 1), ([], {})])
 def test_types_count(old: Any, new: Any):
+    assert diff({"a": old}, {"a": new}) == [{"op": "replace", "path": "/a", "value": new}]
     assert diff({"a": [old]}, {"a": [new]}) == [{"op": "replace", "path": "/a/0", "value": new}]
     # Also where arrays differ in length and the heads are compared as a whole.
     made = apply([old, 5], diff([old, 5], [new, 5, 6]))
@@ -105,12 +106,29 @@ def test_items_put_in_or_taken_out_in_one_place():
     assert diff({"list": base}, {"list": base[1:]}) == [{"op": "remove", "path": "/list/0"}]
 
 
+def test_items_that_repeat_are_not_counted_twice():
+    assert diff([1, 1], [1, 1, 1]) == [{"op": "add", "path": "/2", "value": 1}]
+    assert diff([1, 1, 1], [1, 1]) == [{"op": "remove", "path": "/2"}]
+
+
 def test_arrays_of_other_lengths_are_searched_behind_their_common_head():
     base = {"list": [1, 2, {"a": 1, "b": "x" * 50}, 4, 5]}
     target = {"list": [1, 2, {"a": 2, "b": "x" * 50}, 5]}
     patch = diff(base, target)
     assert apply(base, copy.deepcopy(patch)) == target
     assert all(operation["path"].startswith("/list/2") or operation["path"].startswith("/list/3") for operation in patch)
+
+
+def test_what_jsonpatch_finds_is_moved_to_its_place(monkeypatch: pytest.MonkeyPatch):
+    found = [{"op": "remove", "path": "/1"}, {"op": "move", "from": "/1/x", "path": "/0"}, {"op": "remove", "path": "/2"}]
+    monkeypatch.setattr(jsonpatch, "make_patch", lambda *_: jsonpatch.JsonPatch(found))
+    base, target = {"a/b": [0, 5, 4, {"x": 7}]}, {"a/b": [0, 7, 5]}
+    assert diff(base, target) == [
+        {"op": "remove", "path": "/a~1b/2"},
+        {"op": "move", "from": "/a~1b/2/x", "path": "/a~1b/1"},
+        {"op": "remove", "path": "/a~1b/3"},
+    ]
+    assert apply(base, diff(base, target)) == target
 
 
 def test_a_search_that_costs_too_much_replaces_the_array(monkeypatch: pytest.MonkeyPatch):

@@ -142,6 +142,10 @@ def test_an_application_header_is_skipped(reader: Engine):
         window(4, b"", b"\x14", b"\x00"),  # copies from where nothing is yet
         window(8, b"abcd", b"\x05\x24", b"\x05"),  # copies from before the beginning
         window(8, b"abcd", b"\x05\x14", b"\x04"),  # copies from itself
+        window(4, b"", b"\x24", b"\x12", source=(0, 10)),  # copies from 8 bytes before the source
+        window(8, b"abcdef", b"\x18\x07", b"\x02", source=(0, 4)),  # copies from beyond the source what an ADD makes up for
+        window(7, b"xyz", b"\x14\x01", b"\x03", source=(0, 10)),  # takes an address for a size
+        window(4, b"", b"\x00\x04", b"z"),  # takes an instruction for data
         window(9, b"x", b"\x02\x13\x08", b"\x02", source=(0, 4)),  # copies from the source on into the target
         window(3, b"abc", b"\x04\x01\xff\xff\xff\xff\xff\xff\xff\xff\x7f"),  # a size beyond all bounds
     ],
