@@ -8,7 +8,8 @@ from shared.delta.vcdiff_format import PLAIN_HEADER, VCD_SOURCE, write_integer
 from shared.delta.vcdiff_instructions import ADD, CODES, COPY, FIRST_SAME, NOTHING, RUN, AddressCache, Half
 
 SEED: Final = 6
-"""Bytes that must agree for a match to be found; it is then extended both ways. Six make the smallest deltas of JSON snapshots; four find too much."""
+"""Bytes that must agree for a match to be found; it is then extended both ways. Of 4, 5, 6 and 8, six made the smallest
+deltas of JSON snapshots."""
 NEARBY: Final = 40
 """Bytes around the expected place in the base that are searched first: values change their length a little, their order seldom."""
 WINDOW_SIZE: Final = 1 << 23
