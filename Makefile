@@ -21,10 +21,9 @@ unit: setup ## Only the tests that need no server
 	@exec python -m pytest -m "not integration and not faults and not browser" $(ARGS)
 
 lint: setup ## Format, rules, types and import contracts
-	ruff format --check .
-	ruff check .
-	mypy
-	lint-imports
+	@status=0; for check in "ruff format --check ." "ruff check ." mypy lint-imports; do \
+	    echo "== $$check"; $$check || status=1; \
+	done; exit $$status
 
 format: setup ## Rewrite the code in the project's form
 	ruff format .
