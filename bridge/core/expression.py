@@ -17,6 +17,7 @@ import jmespath.exceptions
 import jmespath.functions
 import jmespath.lexer
 import jmespath.parser
+import jmespath.visitor
 import msgspec
 
 from bridge.core.scope import ROOTS, VALUE_ROOTS, Scope
@@ -73,7 +74,7 @@ def compile_expression(text: str) -> Expression:
     path = _plain_path(tree)
     if path is not None:
         return Expression(text, _path_closure(path), frozenset({str(path[0])}), path)
-    return Expression(text, _jmespath_closure(text), frozenset(_roots(tree)), None)
+    return Expression(text, _jmespath_closure(tree, text), frozenset(_roots(tree)), None)
 
 
 def is_true(value: object) -> bool:
@@ -339,12 +340,13 @@ def _item_path_closure(steps: tuple[str | int, ...]) -> Evaluate:
     return (one, two, three, four)[len(steps) - 1]
 
 
-def _jmespath_closure(text: str) -> Evaluate:
-    search = jmespath.parser.Parser().parse(text).search
+def _jmespath_closure(tree: Any, text: str) -> Evaluate:
+    # One interpreter for all items: a new one each time, as `jmespath.search` makes it, would look up its methods again.
+    visit = jmespath.visitor.TreeInterpreter().visit
 
     def evaluate(scope: Scope) -> Any:
         try:
-            return search(scope.names())
+            return visit(tree, scope.names())
         except _EVALUATION_ERRORS as error:
             reason = str(error).partition("\n")[0][:200]
             msg = f"{text} cannot be worked out: {reason or type(error).__name__}"

@@ -176,7 +176,8 @@ class _RouteRunner:
         """Whether records of `topic` are for this route."""
         source = self.route.source
         if source.topic_pattern is not None:
-            return re.match(source.topic_pattern, topic) is not None
+            # As librdkafka does: `^a|b` finds a `b` anywhere.
+            return re.search(source.topic_pattern, topic) is not None
         return topic in source.topics
 
     def run(self, visit: _Visit) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jmespath
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.expression import EvaluationError, compile_expression, is_true
@@ -65,6 +65,10 @@ def test_a_path_that_exists_in_the_data_is_followed_to_its_end(draw: st.DataObje
 
 
 @given(JSON)
+@example(0)
+@example(0.0)
+@example(False)
+@example({})
 @settings(deadline=None, derandomize=True)
 def test_truth_is_that_of_jmespath(value: Any):
     assert is_true(value) == jmespath.search("item && `true` || `false`", {"item": value})

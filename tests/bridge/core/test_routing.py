@@ -176,9 +176,9 @@ def test_a_tombstone_makes_nothing_and_is_counted():
 def test_a_record_goes_to_the_routes_of_its_topic():
     rules = router(
         "  - {name: a, source: s, channel: a}\n  - {name: b, source: fleet, channel: b}\n  - {name: c, source: fleet2, channel: c}",
-        more=', {name: fleet, topic_pattern: "^fleet[.]"}, {name: fleet2, topic_pattern: "^fleet[.]x$", format: raw}',
+        more=', {name: fleet, topic_pattern: "^fleet[.]"}, {name: fleet2, topic_pattern: "^fleet[.]x$|lost", format: raw}',
     )
-    for topic, routes in {"t": ["a"], "fleet.x": ["b", "c"], "fleet.xy": ["b"], "my.fleet.x": [], "other": []}.items():
+    for topic, routes in {"t": ["a"], "fleet.x": ["b", "c"], "fleet.xy": ["b"], "my.fleet.x": [], "other": [], "a.lost.one": ["c"]}.items():
         for _ in range(2):
             routed = rules.route(record(b"1", topic=topic))
             assert ([draft.route for draft in routed.drafts], routed.matched) == (routes, len(routes))
@@ -196,6 +196,11 @@ def test_an_expression_that_does_not_fit_is_a_problem_of_its_item():
     routed = router("  - {name: r, split: value, channel: c, project: sum(item)}").route(record(b'[[1, 2], ["x"], [3]]'))
     assert made(routed) == [("c", 3), ("c", 3)]
     assert "item 1: sum(item) cannot be worked out" in routed.problems[0].message
+
+
+def test_an_item_of_one_route_is_not_seen_by_the_next():
+    rules = "  - {name: a, split: value, channel: a}\n  - {name: b, channel: b, project: {at: '[index, key]'}}"
+    assert made(router(rules).route(record(b"[1, 2]", key=b"k")))[-1] == ("b", {"at": [None, "k"]})
 
 
 def test_what_is_missing_in_a_projection_is_null():

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.core import template as module
 from bridge.core.expression import EvaluationError
 from bridge.core.record import Record
 from bridge.core.scope import Scope
-from bridge.core.template import MAX_CACHED_NAMES, compile_template
+from bridge.core.template import compile_template
 from shared.channel import check_channel, is_segment
 from shared.errors import ConfigurationError
 
@@ -98,13 +99,16 @@ def test_segments_of_two_placeholders_are_checked_each_by_itself():
 
 
 @pytest.mark.parametrize("text", ["c:{item}", "c:{item}:{topic}"])
-def test_more_names_than_are_remembered_are_still_right(text: str):
+def test_more_names_than_are_remembered_are_still_right(text: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_CACHED_NAMES", 8)
     template = compile_template(text)
     scope = Scope(Record("t", 0, 0, None, None, b""))
     end = ":t" if text.endswith("}:{topic}") else ""
-    for number in [*range(MAX_CACHED_NAMES + 10), 0, 5]:
+    for number in [*range(20), 0, 5]:
         scope.put_value(number)
         assert template.render(scope) == f"c:{number}{end}"
+    caches = [cell.cell_contents for cell in template.render.__closure__ or () if isinstance(cell.cell_contents, dict | set)]
+    assert [len(cache) <= 8 for cache in caches] == [True]
 
 
 @given(st.one_of(st.text(), st.integers(), st.none(), st.booleans(), st.floats(), st.binary().map(lambda data: data.decode("latin-1"))))
