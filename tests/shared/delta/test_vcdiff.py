@@ -184,6 +184,34 @@ def test_a_target_in_several_windows(reader: Engine, pair: tuple[bytes, bytes], 
     assert vcdiff_decoder.decode(base, delta) == target
 
 
+@thorough
+@given(
+    instructions=st.lists(
+        st.tuples(st.sampled_from(["add", "run", "copy", "copy"]), st.integers(1, 20), st.integers(0, 10_000)), max_size=20
+    )
+)
+def test_any_sequence_of_instructions_is_written_right(reader: Engine, instructions: list[tuple[str, int, int]]):
+    # Matching never makes some of them, such as a COPY of 4 that shares its code with an ADD.
+    base = bytes(range(40))
+    writer = vcdiff_encode._WindowWriter(len(base))
+    known = bytearray(base)
+    for kind, size, number in instructions:
+        if kind == "add":
+            data = bytes((number + index * 3) % 256 for index in range(size))
+            writer.add(data)
+            known += data
+        elif kind == "run":
+            writer.run(number % 256, size * 10)
+            known += bytes((number % 256,)) * (size * 10)
+        else:
+            address = number % len(known)
+            copied = min(size, len(base) - address) if address < len(base) else size
+            writer.copy(address, copied)
+            for place in range(address, address + copied):
+                known.append(known[place])
+    both_decode(reader, base, writer.finish(len(known) - len(base)), bytes(known[len(base) :]))
+
+
 @pytest.mark.parametrize("base", [b"", b"a", b"abcdefg", b"abcdefgh" * 3, b"x" * 20_000])
 @pytest.mark.parametrize("target", [b"", b"a", b"b", b"abcdefgh", b"a" * 1000, bytes(range(256)) * 30])
 def test_the_smallest_values(writer: Engine, reader: Engine, base: bytes, target: bytes):
