@@ -17,6 +17,8 @@ from shared.bus.push import source_id
 from shared.errors import ConfigurationError
 from shared.telemetry import Log, Throttle
 
+_RECONNECT_MS = 2000
+"""At most so long between two attempts to reach a broker, where librdkafka would take 10 s."""
 _QUEUED_KBYTES = 16_384
 """Read ahead for each partition, where librdkafka would take 64 MiB."""
 # librdkafka's own codes begin with an underscore.
@@ -153,6 +155,7 @@ class KafkaRecords:
     def _consumer_settings(self, common: Settings, group: str, start_from: str) -> dict[str, Any]:
         return {
             "queued.max.messages.kbytes": _QUEUED_KBYTES,
+            "reconnect.backoff.max.ms": _RECONNECT_MS,
             "client.id": "distributary-bridge",
             **common,
             "group.id": group,
