@@ -30,7 +30,7 @@ def try_(  # noqa: PLR0917 - typer calls it by name
             "--input",
             "-i",
             envvar="BRIDGE_INPUT",
-            help="A file that holds one record's value; .gz is decompressed, - is stdin. Give it many times, in Kafka's order.",
+            help="A file that holds one record's value; .gz is decompressed, - is stdin. Give it many times, in Kafka's order (in the variable, with : between).",
         ),
     ],
     topic: Annotated[
@@ -191,7 +191,8 @@ def _row(route: RouteReport) -> list[str]:
 
 
 def _saving(size: int, full: int) -> str:
-    return f"{size:,} (-{100 * (full - size) / full:.0f}%)" if full else "0"
+    share = 100 * (full - size) // full if full else 0
+    return f"{size:,} ({-share}%)" if share else f"{size:,}"
 
 
 def _remarks(report: Report) -> Iterator[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,26 @@ def test_each_file_is_a_record_and_channels_sizes_and_savings_are_shown(tmp_path
         "position": (3, 1, 2),
     }
     assert made["bus"]["bytes_vcdiff"] < made["bus"]["bytes_full"]
+
+
+def test_every_option_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = [snapshot(tmp_path, f"{number}.json", entity(str(number))) for number in range(2)]
+    settings = {
+        "RULES": str(EXAMPLE),
+        "INPUT": os.pathsep.join(paths),
+        "LINES": "0",
+        "SHOW": "1",
+        "CHANNEL": "bus:*",
+        "JSON": "1",
+        "SOURCE": "vehicles",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"BRIDGE_{name}", value)
+    result = CliRunner().invoke(main, ["try"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["records"] == 2
+    assert [shown["channel"] for route in made["routes"] for shown in route["shown"]] == ["bus:0"]
 
 
 def test_each_line_can_be_a_record(tmp_path: Path):

@@ -252,7 +252,7 @@ def test_what_is_no_rules_file_at_all_is_told(text: str, told: list[str] | None)
 
 def test_a_file_of_too_many_values_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(document, "MAX_NODES", 100)
-    assert problems("- x\n" * 200) == ["rules.yaml:100: holds more than 50000 values, aliases included"]
+    assert problems("- x\n" * 200 + "} no YAML {") == ["rules.yaml:100: holds more than 50000 values, aliases included"]
 
 
 def test_versions_other_than_1_are_refused():

@@ -85,8 +85,10 @@ def test_problems_tombstones_and_strange_topics_are_counted():
 
 def test_text_and_bytes_have_no_json_patch():
     rules = "version: 1\nsources: [{name: s, topics: [t], format: raw}]\nroutes: [{name: r, channel: c}]"
-    route = try_out(b"\xff" * 50 + b"1", b"\xff" * 50 + b"2", rules=rules).routes[0]
-    assert route.bytes_json_patch == route.bytes_full == 102
+    as_json = [json.dumps(entity("1", at), separators=(",", ":")).encode() for at in range(2)]
+    route = try_out(*as_json, rules=rules).routes[0]
+    assert route.bytes_json_patch == route.bytes_full == sum(map(len, as_json))
+    route = try_out(b"\xff" * 50 + b"2", rules=rules).routes[0]
     assert route.shown[0].payload == "\\xff" * 50 + "2"
 
 
