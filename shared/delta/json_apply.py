@@ -112,7 +112,8 @@ class _Document:
             msg = "JSON Patch: the whole document cannot be removed"
             raise DeltaError(msg)
         parent = self.get(path[:-1])
-        return parent.pop(_key(parent, path[-1]))
+        key = _key(parent, path[-1])  # First, for what has no keys has no `pop` either.
+        return parent.pop(key)
 
     def move(self, source: list[str], path: list[str]) -> None:
         if source == path:
