@@ -85,6 +85,9 @@ class Session:
                 group.create_task(self._watch())
                 await self._read_loop()
         except ExceptionGroup as group_error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # A task group that ends by an error forgets that it was cancelled at the same time (until Python 3.13).
+                raise asyncio.CancelledError from group_error
             raise self._with_drain(group_error.exceptions[0]) from group_error
 
     def subscribe(self, channel: str) -> None:

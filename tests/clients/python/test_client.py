@@ -406,6 +406,40 @@ def test_a_slow_consumer_that_was_cut_off_goes_on_where_it_was():
     run(main())
 
 
+def test_the_edge_is_not_blamed_for_the_time_in_which_the_application_held_up_the_reader():
+    clock = FastClock()
+    answer = asyncio.Event()
+
+    async def watched() -> None:
+        seen = len(clock.waits)
+        await until(lambda: len(clock.waits) > seen + 5)
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.take(position=at(0))
+        for offset in range(1, 11):
+            await peer.publish(offset, offset)
+        await answer.wait()
+        await peer.take(18, position=at(0))
+        await peer.publish(1, "feed", number=18)
+        await peer.stay()
+
+    async def main() -> None:
+        async with FakeEdge(script) as edge, client_of(edge, clock, max_queue=3) as client, client.subscribe(BUS) as subscription:
+            await subscription.joined()
+            await until(lambda: client._session is not None and client._session._held_by is not None)
+            async with client.subscribe("feed") as feed:
+                clock.now = 100
+                await watched()
+                await take(subscription, 10)
+                await watched()
+                answer.set()
+                assert (await anext(feed)).data == "feed"
+            assert edge.connections == 1
+
+    run(main())
+
+
 def test_a_connection_that_ends_while_the_queue_is_full_takes_nothing_along():
     clock = FastClock()
 
@@ -470,6 +504,72 @@ def test_a_malformed_frame_is_survived_where_the_next_connection_is_sound():
     async def main() -> None:
         async with FakeEdge(first, second) as edge, client_of(edge) as client:
             assert [publication.data for publication in await take(client.subscribe(BUS), 2)] == [2, 3]
+
+    run(main())
+
+
+def test_malformed_frames_count_only_in_a_row():
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        frame = await peer.expect("subscribe")
+        held = frame.get("position", at(0))
+        answer = {"type": "subscribed", "id": frame["id"], "channel": BUS, "number": 17, "kind": "stream", "mode": "queue"}
+        await peer.send({**answer, "position": held, "recovered": True if "position" in frame else None})
+        await peer.publish(held["offset"] + 1, held["offset"] + 1)
+        await peer.raw(b"{")
+        await peer.stay()
+
+    async def main() -> None:
+        async with FakeEdge(script) as edge, client_of(edge, max_malformed=2) as client:
+            assert [publication.data for publication in await take(client.subscribe(BUS), 6)] == [1, 2, 3, 4, 5, 6]
+
+    run(main())
+
+
+def test_new_subscriptions_count_only_in_a_row():
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.take(position=at(1), delta="json-patch")
+        for offset in range(2, 12, 2):
+            await peer.patch(offset, [{"op": "remove", "path": "/nothing"}])
+            await peer.expect("unsubscribe")
+            await peer.take(position=at(offset), delta="json-patch")
+            await peer.publish(offset + 1, offset + 1)
+        await peer.stay()
+
+    async def main() -> None:
+        async with FakeEdge(script) as edge, client_of(edge, delta=["json-patch"], max_resyncs=1) as client:
+            seen = await take(client.subscribe(BUS), 5)
+            assert [publication.data for publication in seen] == [3, 5, 7, 9, 11]
+            assert [publication.gap for publication in seen] == [Gap("delta_refused", Missed(offset, offset)) for offset in range(2, 12, 2)]
+
+    run(main())
+
+
+def test_a_lost_connection_leaves_no_timer_that_would_disturb_the_next():
+    async def first(peer: Peer) -> None:
+        await peer.welcome()
+        frame = await peer.expect("subscribe")
+        await peer.send({"type": "error", "id": frame["id"], "code": "unavailable", "message": "", "retry": True})
+        await peer.stay()
+
+    async def second(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.take(position=at(0))
+        await peer.publish(1, 1)
+        await peer.stay()
+
+    async def main() -> None:
+        clock = FastClock()
+        slow = Backoff(least_s=1000, first_s=1000, most_s=1000)
+        async with FakeEdge(first, second) as edge, client_of(edge, clock, backoff=slow) as client, client.subscribe(BUS) as subscription:
+            await until(lambda: client._session is not None and bool(client._session._timers))
+            session = client._session
+            assert session is not None
+            session.ping()
+            clock.now = 11
+            assert (await anext(subscription)).data == 1
+            assert all(timer.cancelled() for timer in session._timers.values())
 
     run(main())
 
@@ -654,12 +754,12 @@ def test_ping_answers_and_silence_costs_the_connection():
 
     async def main() -> None:
         clock = FastClock()
-        async with FakeEdge(talks) as edge, client_of(edge, clock) as client:
+        async with FakeEdge(talks) as edge, client_of(edge, clock, ping_interval_s=12) as client:
             assert await client.ping() == 0
-            clock.now = 26
-            # The watch pings by itself after 25 s of silence, and gives up 10 s later.
+            clock.now = 13
+            # The watch pings by itself after 12 s of silence, and gives up 10 s later.
             await until(lambda: client._session is not None and bool(client._session._pings))
-            clock.now = 37
+            clock.now = 24
             await until(lambda: edge.connections == 2)
         with pytest.raises(ClientClosedError):
             await anext(client.subscribe(BUS))
