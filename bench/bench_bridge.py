@@ -1,8 +1,8 @@
 """The bridge: CPU of bridge and of Redis for each publication, from real Kafka to real Redis.
 
 Two loads: snapshots of 152 vehicles, split, projected and with VCDIFF deltas (the demo's rules); and small records of about 250 bytes
-on 500 channels. The records are in Kafka before the bridge starts, so the rate is the most that one bridge does. Redis alone, in batches of 100 of
-one shard, is measured beside.
+on 500 channels. The records are in Kafka before the bridge starts, so the rate is the most that one bridge does. Redis alone, in batches
+of 100 of one shard, is measured beside.
 """
 
 from __future__ import annotations

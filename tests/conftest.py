@@ -17,6 +17,7 @@ from tests.rig.kafka_server import KafkaCluster
 from tests.rig.parts import Part
 from tests.rig.process import Process, project_command
 from tests.rig.redis_server import RedisServer
+from tests.rig.stack import Stack
 
 TESTS = Path(__file__).parent
 NO_PARAMETERS = SimpleNamespace(params={})
@@ -172,3 +173,9 @@ def helm_tools() -> None:
 def browser_path() -> str:
     """The browser for playwright's `executable_path`."""
     return parts.browser() or ""
+
+
+@pytest.fixture
+def stack(start_project: StartProject, kafka: KafkaCluster, redis_url: str) -> Stack:
+    """Bridges and an edge on the run's Kafka and Redis."""
+    return Stack(start_project, kafka.bootstrap_servers, redis_url)

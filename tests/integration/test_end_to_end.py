@@ -11,44 +11,13 @@ import pytest
 from websockets.asyncio.client import connect
 
 from distributary import Client, Options, Position, RefusedError
-from tests.conftest import StartProject
 from tests.rig.fleet import Fleet, Follower, assert_no_hole, write_rules
 from tests.rig.kafka_server import KafkaCluster
-from tests.rig.ports import free_port
-from tests.rig.process import Process
+from tests.rig.stack import Stack
 
 SNAPSHOTS = 200
 WATCHED = ["bus:1430", "position:1430"]
 VARIANTS = [{"format": format_, "delta": delta} for format_ in ("json", "msgpack") for delta in ((), ("vcdiff",), ("json-patch",))]
-
-
-class Stack:
-    """A bridge and an edge on the run's Kafka and Redis."""
-
-    def __init__(self, start: StartProject, kafka: KafkaCluster, redis_url: str) -> None:
-        self.port = free_port()
-        self.url = f"ws://127.0.0.1:{self.port}"
-        self._start = start
-        self._kafka = kafka
-        self._redis_url = redis_url
-
-    def start_edge(self) -> Process:
-        """An edge, ready for clients."""
-        edge = self._start("edge", "run", "--bus", self._redis_url, "--port", self.port, "--internal-port", -1)
-        edge.wait_for_port(self.port)
-        return edge
-
-    def start_bridge(self, rules: Path, group: str) -> Process:
-        """A bridge that has begun."""
-        return self._start(
-            "bridge", "run", "--rules", rules, "--bootstrap-servers", self._kafka.bootstrap_servers, "--bus", self._redis_url,
-            "--group", group, "--internal-port", "none",
-        )  # fmt: skip
-
-
-@pytest.fixture
-def stack(start_project: StartProject, kafka: KafkaCluster, redis_url: str) -> Stack:
-    return Stack(start_project, kafka, redis_url)
 
 
 @pytest.mark.parametrize("bus_delta", ["vcdiff", "json-patch", "none"])

@@ -118,6 +118,15 @@ class Follower:
             state=lambda: {c: (self.newest(c), value) for c, value in expected.items() if self.newest(c) != value},
         )
 
+    async def wait_for_gap(self, channel: str, count: int, timeout_s: float = 60) -> None:
+        """Wait until the client was told of so many gaps."""
+        await wait_until_async(
+            lambda: self._is_well() and len(self.gaps[channel]) >= count,
+            what=f"{count} gaps on {channel}",
+            timeout_s=timeout_s,
+            state=lambda: self,
+        )
+
     def _is_well(self) -> bool:
         for task in self._tasks:
             if task.done() and not task.cancelled():

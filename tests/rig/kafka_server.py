@@ -78,7 +78,8 @@ class KafkaCluster:
     """
 
     def __init__(self, directory: Path, libs: Path, *, nodes: int = 1, settings: Mapping[str, str] | None = None) -> None:
-        self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # In Kafka's own form, with a letter first: one that began with a dash would be taken for an option.
+        self.cluster_id = "c" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         self.nodes = [KafkaNode(directory / f"node-{number}", libs, number) for number in range(1, nodes + 1)]
         self._settings = dict(settings or {})
         self._is_formatted = False
