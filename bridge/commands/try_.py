@@ -30,7 +30,8 @@ def try_(  # noqa: PLR0917 - typer calls it by name
             "--input",
             "-i",
             envvar="BRIDGE_INPUT",
-            help="A file that holds one record's value; .gz is decompressed, - is stdin. Give it many times, in Kafka's order (in the variable, with : between).",
+            help="A file that holds one record's value; .gz is decompressed, - is stdin. "
+            "Give it many times, in Kafka's order (in the variable, with : between).",
         ),
     ],
     topic: Annotated[
