@@ -7,7 +7,7 @@ from zlib import adler32
 
 import pytest
 import vcdiff_decoder
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared.delta import vcdiff, vcdiff_encode
@@ -185,6 +185,7 @@ def test_a_target_in_several_windows(reader: Engine, pair: tuple[bytes, bytes], 
 
 
 @thorough
+@example(instructions=[("add", 2, 0), ("copy", 19, 1), ("copy", 5, 3), ("add", 2, 0), ("copy", 5, 3), ("copy", 4, 20), ("add", 1, 0)])
 @given(
     instructions=st.lists(
         st.tuples(st.sampled_from(["add", "run", "copy", "copy"]), st.sampled_from([1, 2, 4, 5, 6, 17, 18, 19]), st.integers(0, 10_000)),
