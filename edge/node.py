@@ -26,7 +26,7 @@ from shared.telemetry import Log
 log = Log("distributary.edge.node")
 
 MAX_WAITING_ENVELOPES = 1_000
-"""Of one lane that is not live. Beyond it they are dropped: the read that follows brings them."""
+"""Of one lane that is not live. Beyond it they are dropped, and the bus is read once more."""
 FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 10.0
 
@@ -153,6 +153,8 @@ class Node:
             if not lane.is_live:
                 if len(lane.early) < MAX_WAITING_ENVELOPES:
                     lane.early.append(envelope)
+                else:
+                    lane.again = True
                 continue
             step = lane.channel.stream.apply(envelope)
             if type(step) is Step:
@@ -221,7 +223,13 @@ class Node:
         stream, most = lane.channel.stream, self.limits.max_recovery_items
         asked = 1
         while True:
+            # What came before the bus is asked, the answer has, or the bus has lost it since. It must not be looked at after the answer: an
+            # envelope of a lost epoch never follows from anything again, and its offset 1 would pass for a new beginning.
+            lane.early.clear()
+            epoch = stream.epoch
             history = await self._bus.read(lane.channel.label.name, asked)
+            if stream.epoch != epoch:
+                continue  # The first publication overtook the answer, which may still say that there is none.
             refill = stream.refill(history.envelopes, asked=asked, most=most)
             if not refill.needs_more:
                 break
@@ -243,10 +251,13 @@ class Node:
         wanted = self._start_waiting(lane)
         if not wanted or not lane.is_live:
             return
+        stream = lane.channel.stream
+        offset = stream.offset
         history = await self._bus.read(lane.channel.label.name, wanted)
-        items = lane.channel.stream.extend(history.envelopes, asked=wanted)
+        items = stream.extend(history.envelopes, asked=wanted)
         self._count_bytes(lane)
-        self._start_waiting(lane, items, wanted)
+        # By what was delivered meanwhile, both what is there and what is needed have grown.
+        self._start_waiting(lane, items, wanted + max(0, stream.offset - offset))
 
     def _start_waiting(self, lane: _Lane, items: list[Item] | None = None, asked: int = 0) -> int:
         """Start all who can be, with `items` those who need at most `asked` of them; returns how much history the others need."""
