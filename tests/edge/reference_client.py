@@ -1,0 +1,367 @@
+"""A client that follows docs/protocol.md to the letter and checks, frame by frame, that the edge keeps its promises.
+
+It knows all that was ever published (`Published`), so it can tell a right value from a wrong one, and hold each claim about what was missed
+against the truth.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import jsonpatch
+import msgspec
+
+from edge.core.protocol import Subscribe
+from edge.core.variant import Dialect
+from edge.node import Node
+from edge.session import Session
+from shared.delta import vcdiff
+from shared.publication import DELTA_NAMES, ContentType, DeltaFormat, Kind, Position
+
+Published = dict[tuple[str, str, int], tuple[ContentType, bytes]]
+"""Every publication there ever was: (channel, epoch, offset) -> what it is, and its bytes."""
+
+_SIZE_BYTES = 4
+_CONTENT_TYPES = {None: ContentType.JSON, "text/plain": ContentType.TEXT, "application/octet-stream": ContentType.BINARY}
+_DELTAS = {name: delta for delta, name in DELTA_NAMES.items()}
+
+
+def wrap(message: bytes) -> bytes:
+    """A frame of this transport: the size, then the message."""
+    return len(message).to_bytes(_SIZE_BYTES, "big") + message
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """A publication frame of any dialect, as it was read."""
+
+    who: str | int
+    offset: int
+    epoch: str | None
+    base: int | None
+    delta: DeltaFormat
+    content_type: ContentType
+    data: Any
+    """JSON value, or the bytes of payload or delta."""
+
+
+class Holding:
+    """What a client knows of one channel."""
+
+    def __init__(self, channel: str, kind: Kind, delta: DeltaFormat) -> None:
+        self.channel = channel
+        self.kind = kind
+        self.delta = delta
+        self.is_subscribed = False
+        self.number: int | None = None
+        self.epoch: str | None = None
+        self.offset = 0
+        self.is_anchored = False
+        """Whether the next publication's offset is known: a bare client of a stream learns its place from the first one."""
+        self.may_jump = False
+        """Whether the next publication need not be the next offset: the edge has just told why."""
+        self.expected_after: int | None = None
+        """Where the edge named what was missed: the offset that must come next."""
+        self.has_value = False
+        """Whether a delta can be applied."""
+        self.is_resumed = False
+        """Whether it holds the value of its position from before."""
+        self.value: Any = None
+        self.gaps: list[tuple[str, Any]] = []
+        self.received = 0
+
+    def __repr__(self) -> str:
+        return f"<Holding {self.channel} {self.epoch}:{self.offset} {'with' if self.has_value else 'without'} value, gaps {self.gaps}>"
+
+    @property
+    def position(self) -> Position | None:
+        """Where a client would resume."""
+        return None if self.epoch is None else Position(self.epoch, self.offset)
+
+
+class ReferenceClient:
+    """One client on one node, with no transport in between. `edge.ports.ClientPipe` for its session."""
+
+    def __init__(self, node: Node, dialect: Dialect, published: Published, kind_of: Callable[[str], Kind]) -> None:
+        self.node = node
+        self.dialect = dialect
+        self.session = Session(node, self, dialect, wrap)
+        self.holdings: dict[str, Holding] = {}
+        self.errors: list[dict[str, Any]] = []
+        self.closed: tuple[int, str] | None = None
+        self.failure: BaseException | None = None
+        """The first promise that was broken."""
+        self.on_loss: Callable[[str, str, str, dict[str, int]], None] = lambda *_: None
+        """Told each time the edge says that publications cannot be had: channel, epoch, reason, missed."""
+        self._published = published
+        self._kind_of = kind_of
+        self._ids = 0
+        self._asked: dict[int, tuple[str, Position | None, Any]] = {}
+        if not dialect.is_named:
+            self.send(type="connect")
+
+    def __repr__(self) -> str:
+        return f"<ReferenceClient {self.dialect.value} {list(self.holdings.values())}>"
+
+    # -- what it says --------------------------------------------------------------------------------------------------------------
+
+    def send(self, **fields: Any) -> int:
+        """Send a command with the next id, which is returned."""
+        self._ids += 1
+        message = {**fields, "id": self._ids}
+        self.session.receive(msgspec.json.encode(message) if self.dialect.is_text else msgspec.msgpack.encode(message))
+        return self._ids
+
+    def subscribe(
+        self, channel: str, *, position: Position | None = None, delta: DeltaFormat = DeltaFormat.NONE, rewind: dict[str, Any] | None = None
+    ) -> None:
+        """Subscribe by a frame."""
+        holding = self.holdings[channel] = Holding(channel, self._kind_of(channel), delta)
+        if position is not None:
+            holding.epoch, holding.offset, holding.is_resumed = position.epoch, position.offset, True
+        fields: dict[str, Any] = {"type": "subscribe", "channel": channel}
+        if position is not None:
+            fields["position"] = {"epoch": position.epoch, "offset": position.offset}
+        if delta is not DeltaFormat.NONE:
+            fields["delta"] = [DELTA_NAMES[delta]]
+        if rewind is not None:
+            fields["rewind"] = rewind
+        self._asked[self._ids + 1] = (channel, position, rewind)
+        self.send(**fields)
+
+    def subscribe_bare(self, channel: str, *, delta: DeltaFormat = DeltaFormat.NONE) -> None:
+        """Subscribe as the URL of a bare client does: the start has no frame of its own."""
+        holding = self.holdings[channel] = Holding(channel, self._kind_of(channel), delta)
+        holding.is_subscribed = holding.may_jump = True
+        self.session.subscribe(Subscribe(None, channel, delta=delta))
+
+    def unsubscribe(self, channel: str) -> None:
+        """Unsubscribe by a frame, and forget."""
+        del self.holdings[channel]
+        self.send(type="unsubscribe", channel=channel)
+
+    def leave(self) -> None:
+        """The connection is gone."""
+        self.session.close()
+
+    # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
+
+    def write(self, frames: bytes) -> None:
+        """Read all frames of one write, and check what must hold after it."""
+        try:
+            self._take(frames)
+        except BaseException as error:
+            self.failure = self.failure or error  # for the test, in case that the edge goes on
+            raise
+
+    def _take(self, frames: bytes) -> None:
+        assert self.closed is None
+        touched: set[str] = set()
+        while frames:
+            size = int.from_bytes(frames[:_SIZE_BYTES], "big")
+            message, frames = frames[_SIZE_BYTES : _SIZE_BYTES + size], frames[_SIZE_BYTES + size :]
+            assert len(message) == size, "a frame is cut short"
+            self._read(message, touched)
+        for channel in touched & self.holdings.keys():
+            holding = self.holdings[channel]
+            # What was promised comes in the same write, so whatever happens next finds the client at one place.
+            assert holding.expected_after is None, f"{holding}: was told what was missed and did not get what follows"
+
+    def allow_burst(self, size: int) -> None:
+        """See `edge.ports.ClientPipe`."""
+
+    def close(self, code: int, reason: str) -> None:
+        """See `edge.ports.ClientPipe`."""
+        self.closed = (code, reason)
+        self.session.close()
+
+    # -- what it hears -------------------------------------------------------------------------------------------------------------
+
+    def _read(self, message: bytes, touched: set[str]) -> None:
+        fields: Any = msgspec.json.decode(message) if self.dialect.is_text else msgspec.msgpack.decode(message)
+        if isinstance(fields, list) or fields["type"] == "publication":
+            publication = _from_array(fields) if isinstance(fields, list) else _from_object(fields)
+            holding = self._holding_of(publication.who)
+            if holding is not None:
+                touched.add(holding.channel)
+                self._on_publication(holding, publication)
+        elif fields["type"] == "gap":
+            holding = self._holding_of(fields.get("channel", fields.get("number")))
+            if holding is not None:
+                touched.add(holding.channel)
+                self._on_gap(holding, fields)
+        elif fields["type"] == "subscribed":
+            touched.add(fields["channel"])
+            self._on_subscribed(fields)
+        elif fields["type"] == "error":
+            self.errors.append(fields)
+            if fields["code"] == "unavailable":
+                assert fields["retry"]
+                self.holdings.pop(fields["channel"], None)
+
+    def _holding_of(self, who: Any) -> Holding | None:
+        holding = next((each for each in self.holdings.values() if who in (each.channel, each.number)), None)
+        assert holding is not None, f"a frame for {who!r}, which this client has not subscribed to"
+        assert holding.is_subscribed, f"{holding}: a frame before `subscribed`"
+        return holding
+
+    def _on_subscribed(self, fields: dict[str, Any]) -> None:
+        channel, position, rewind = self._asked.pop(fields["id"])
+        if channel not in self.holdings:
+            return
+        holding = self.holdings[channel]
+        assert fields["channel"] == channel
+        assert not holding.is_subscribed
+        holding.is_subscribed, holding.number = True, fields["number"]
+        assert fields["delta"] == (None if holding.delta is DeltaFormat.NONE else DELTA_NAMES[holding.delta])
+        newest = None if fields["position"] is None else Position(fields["position"]["epoch"], fields["position"]["offset"])
+        recovered = fields["recovered"]
+        assert (recovered is None) == (position is None)
+        assert ("reason" in fields) == (recovered is False) == ("missed" in fields)
+        if recovered:
+            assert position is not None
+            assert newest is not None
+            assert position.epoch == newest.epoch
+            holding.is_anchored = True
+            holding.expected_after = newest.offset if newest.offset > position.offset else None
+        elif newest is None:
+            holding.epoch, holding.offset, holding.is_anchored, holding.is_resumed = None, 0, True, False
+            if recovered is False:
+                assert fields["missed"] is None
+                holding.gaps.append((fields["reason"], None))
+        elif recovered is False:
+            self._lose(holding, fields, newest)
+            assert holding.expected_after in (-1, newest.offset)
+            holding.expected_after = newest.offset
+        elif rewind is not None:
+            holding.epoch, holding.offset = newest.epoch, newest.offset
+            holding.may_jump = holding.is_anchored = True  # to any place up to the newest; contiguous from there
+            if holding.kind is not Kind.STREAM:
+                holding.expected_after = newest.offset
+        elif holding.kind is Kind.STREAM:
+            holding.epoch, holding.offset, holding.is_anchored = newest.epoch, newest.offset, True
+        else:
+            holding.may_jump = holding.is_anchored = True
+            holding.expected_after = newest.offset
+        self._note_reach(holding, newest)
+
+    def _on_gap(self, holding: Holding, fields: dict[str, Any]) -> None:
+        newest = None
+        if fields["epoch"] is None:
+            holding.gaps.append((fields["reason"], None))
+            holding.epoch, holding.offset, holding.is_anchored = None, 0, True
+            holding.may_jump = holding.has_value = holding.is_resumed = False
+            assert fields["missed"] is None
+            return
+        newest = Position(fields["epoch"], -1)
+        self._lose(holding, fields, newest)
+
+    def _lose(self, holding: Holding, fields: dict[str, Any], newest: Position) -> None:
+        """The edge says that something was missed: check it against where this client is, and against what there is."""
+        reason, missed = fields["reason"], fields["missed"]
+        holding.gaps.append((reason, missed))
+        same_epoch = holding.epoch in (None, newest.epoch)
+        if reason == "epoch_changed":
+            assert missed is None
+            assert holding.epoch != newest.epoch, f"{holding}: `epoch_changed`, but it is the same"
+        elif reason == "position_ahead":
+            assert missed is None
+            assert holding.epoch == newest.epoch
+            assert holding.offset > newest.offset
+        else:
+            assert same_epoch
+            assert missed is not None
+            self.on_loss(holding.channel, newest.epoch, reason, missed)
+            if holding.is_anchored or holding.epoch is not None:
+                assert missed["from"] == holding.offset + 1, f"{holding}: missed {missed}"
+                assert missed["to"] >= missed["from"]
+                holding.expected_after = missed["to"] + 1
+                for offset in range(missed["from"], missed["to"] + 2):
+                    assert (holding.channel, newest.epoch, offset) in self._published, f"{holding}: missed {missed} was never published"
+        if holding.expected_after is None:
+            holding.expected_after = -1  # any, but one at once
+        holding.epoch, holding.is_anchored, holding.may_jump = newest.epoch, True, True
+        holding.has_value = holding.is_resumed = False
+
+    def _note_reach(self, holding: Holding, newest: Position | None) -> None:
+        if newest is not None:
+            assert (holding.channel, newest.epoch, newest.offset) in self._published, f"{holding}: {newest} was never published"
+
+    def _on_publication(self, holding: Holding, publication: Publication) -> None:
+        if publication.base is None:
+            assert publication.epoch is not None
+            epoch = publication.epoch
+        else:
+            epoch = publication.epoch or holding.epoch or ""
+            assert epoch == holding.epoch
+        if holding.may_jump:
+            if holding.expected_after is not None and holding.expected_after > 0 and holding.kind is not Kind.STREAM and not holding.gaps:
+                assert publication.offset <= holding.expected_after
+        else:
+            assert publication.offset == holding.offset + 1, f"{holding}: {publication} is not the next one"
+            assert holding.epoch in (None, epoch), f"{holding}: {publication} is of another epoch"
+        value = self._value(holding, publication)
+        self._check_value(holding, publication, epoch, value)
+        if holding.expected_after is not None and holding.expected_after in {-1, publication.offset}:
+            holding.expected_after = None
+        elif holding.expected_after is not None:
+            assert publication.offset < holding.expected_after, f"{holding}: {publication} is beyond {holding.expected_after}"
+        holding.epoch, holding.offset, holding.value = epoch, publication.offset, value
+        holding.is_anchored = holding.has_value = True
+        holding.may_jump = False
+        holding.received += 1
+
+    def _value(self, holding: Holding, publication: Publication) -> Any:
+        if publication.base is None:
+            return publication.data
+        assert publication.delta is holding.delta, f"{holding}: {publication} is in a format that was not agreed on"
+        assert holding.has_value, f"{holding}: {publication} has a base that this client does not have"
+        assert publication.base == holding.offset, f"{holding}: {publication} has another base than what this client holds"
+        if publication.delta is DeltaFormat.VCDIFF:
+            return vcdiff.decode(holding.value, publication.data, max_size=1 << 20)
+        held = msgspec.json.decode(holding.value) if isinstance(holding.value, bytes) else holding.value
+        operations = msgspec.json.decode(publication.data) if isinstance(publication.data, bytes) else publication.data
+        return jsonpatch.apply_patch(held, operations)
+
+    def _check_value(self, holding: Holding, publication: Publication, epoch: str, value: Any) -> None:
+        place = (holding.channel, epoch, publication.offset)
+        assert place in self._published, f"{holding}: {place} was never published"
+        content_type, payload = self._published[place]
+        assert publication.content_type is content_type
+        if isinstance(value, bytes):
+            assert value == payload, f"{holding}: {place} has other bytes than were published"
+        else:
+            assert holding.delta is not DeltaFormat.VCDIFF, f"{holding}: a value without exact bytes cannot be a base"
+            assert value == msgspec.json.decode(payload), f"{holding}: {place} has another value than was published"
+
+
+def _from_object(fields: dict[str, Any]) -> Publication:
+    data, encoding = fields["data"], fields.get("encoding")
+    if encoding == "utf-8":
+        data = data.encode()
+    elif encoding == "base64":
+        data = base64.b64decode(data, validate=True)
+    else:
+        assert encoding is None
+    return Publication(
+        fields["channel"] if "channel" in fields else fields["number"],
+        fields["offset"],
+        fields.get("epoch"),
+        fields.get("base"),
+        _DELTAS[fields["delta"]] if "delta" in fields else DeltaFormat.NONE,
+        _CONTENT_TYPES[fields.get("content_type")],
+        data,
+    )
+
+
+def _from_array(fields: list[Any]) -> Publication:
+    form, who, offset, place, _time, _key, content_type, data = fields
+    epoch = base = None
+    if form == 0:
+        epoch = place
+    elif isinstance(place, list):
+        epoch, base = place
+    else:
+        base = place
+    return Publication(who, offset, epoch, base, DeltaFormat(form), ContentType(content_type), data)

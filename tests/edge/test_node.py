@@ -1,0 +1,269 @@
+"""Lanes: what a channel's subscribers get while the bus is read, asked again, away, or no longer what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import msgspec
+import pytest
+
+import edge.node
+from edge.core.variant import Dialect
+from shared.publication import DeltaFormat, Kind, Position
+from tests.edge.reference_client import ReferenceClient
+from tests.edge.simulation import SMALL, Edge, Simulation
+
+
+@pytest.fixture
+def simulation() -> Iterator[Simulation]:
+    simulation = Simulation()
+    yield simulation
+    simulation.close()
+
+
+@pytest.fixture
+def one(simulation: Simulation) -> Edge:
+    return simulation.edges[0]
+
+
+def subscribe(
+    simulation: Simulation, edge_: Edge, channel: str, *, position: Position | None = None, delta: DeltaFormat = DeltaFormat.NONE
+) -> ReferenceClient:
+    """A client whose subscribe is under way."""
+    clients: list[ReferenceClient] = []
+
+    def go() -> None:
+        client = simulation.connect(edge_)
+        client.subscribe(channel, position=position, delta=delta)
+        clients.append(client)
+
+    simulation.do(go)
+    return clients[0]
+
+
+def joined(simulation: Simulation, edge_: Edge, channel: str, *, position: Position | None = None) -> ReferenceClient:
+    """A client that is subscribed."""
+    client = subscribe(simulation, edge_, channel, position=position)
+    simulation.come_to_rest()
+    assert client.holdings[channel].is_subscribed
+    return client
+
+
+def stage(edge_: Edge) -> str:
+    """What the oldest one at a gate waits for."""
+    return edge_.gates[0][0]
+
+
+def let_until(simulation: Simulation, edge_: Edge, wanted: str) -> None:
+    """Let calls through until the oldest waits at this stage."""
+    for _ in range(20):
+        if edge_.gates and stage(edge_) == wanted:
+            return
+        simulation.do(lambda: edge_.let(0))
+    pytest.fail(f"nobody came to {wanted}")
+
+
+class TestWhileTheBusIsRead:
+    def test_what_comes_between_confirmation_and_read_is_neither_lost_nor_doubled(self, simulation: Simulation, one: Edge):
+        client = subscribe(simulation, one, "latest:1", delta=DeltaFormat.VCDIFF)
+        for at in ("subscribe", "subscribed", "read", "answer"):
+            let_until(simulation, one, at)
+            simulation.do(lambda: simulation.push("latest:1", delta=DeltaFormat.VCDIFF))
+            simulation.do(lambda: one.bus.deliver(1))
+        simulation.come_to_rest()
+        simulation.check_rest()
+        assert client.holdings["latest:1"].offset == 4
+
+    def test_an_answer_that_was_overtaken_by_the_first_publication_takes_nothing_back(self, simulation: Simulation, one: Edge):
+        client = joined(simulation, one, "latest:1")
+        simulation.do(lambda: one.bus.verify("silence"))
+        let_until(simulation, one, "answer")  # which says that there is no such channel
+        simulation.do(lambda: simulation.push("latest:1"))
+        simulation.do(lambda: one.bus.deliver(1))
+        simulation.come_to_rest()
+        simulation.check_rest()
+        assert client.holdings["latest:1"].gaps == []
+
+    def test_what_came_before_the_data_were_lost_does_not_hold_up_what_comes_after(self, simulation: Simulation, one: Edge):
+        client = joined(simulation, one, "stream:1")
+        simulation.do(lambda: simulation.push("stream:1"))
+        simulation.do(lambda: simulation.push("stream:1"))
+        simulation.lose(one, 1)
+        simulation.do(lambda: one.bus.deliver(1))  # the second without the first: the bus must be read, and is emptied before it is
+        simulation.flush()
+        simulation.do(simulation.store.open)
+        simulation.do(lambda: simulation.push("stream:1"))
+        later = subscribe(simulation, one, "stream:1")
+        simulation.come_to_rest()
+        simulation.check_rest()
+        assert later.holdings["stream:1"].is_subscribed
+        assert client.holdings["stream:1"].received == 1
+
+    def test_a_publication_of_lost_data_is_not_taken_for_a_new_beginning(self, simulation: Simulation, one: Edge):
+        client = subscribe(simulation, one, "latest:1")
+        let_until(simulation, one, "subscribed")
+        simulation.do(lambda: simulation.push("latest:1"))
+        simulation.do(lambda: one.bus.deliver(1))
+        simulation.flush()
+        simulation.do(simulation.store.open)
+        simulation.come_to_rest()
+        assert client.holdings["latest:1"].position is None
+
+    def test_more_than_may_wait_is_read_again(self, simulation: Simulation, one: Edge, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(edge.node, "MAX_WAITING_ENVELOPES", 3)
+        client = subscribe(simulation, one, "latest:1")
+        let_until(simulation, one, "answer")
+        for _ in range(5):
+            simulation.do(lambda: simulation.push("latest:1"))
+        simulation.do(lambda: one.bus.deliver(5))
+        for _ in range(5):
+            simulation.let_all()
+        assert client.holdings["latest:1"].offset == 5
+
+    def test_one_who_needs_history_gets_it_while_publications_never_pause(self, simulation: Simulation, one: Edge):
+        for _ in range(2):
+            simulation.do(lambda: simulation.push("stream:1", size=50))
+        joined(simulation, one, "stream:1")
+        newest = simulation.newest("stream:1")
+        assert newest is not None
+        for _ in range(3):
+            simulation.do(lambda: simulation.push("stream:1", size=50))
+            simulation.do(lambda: one.bus.deliver(1))
+        client = subscribe(simulation, one, "stream:1", position=Position(newest.epoch, newest.offset - 1))
+        reads = 0
+        while not client.holdings["stream:1"].is_subscribed and reads < 3:
+            let_until(simulation, one, "answer")
+            simulation.do(lambda: simulation.push("stream:1"))
+            simulation.do(lambda: one.bus.deliver(1))
+            simulation.do(lambda: one.let(0))
+            reads += 1
+        assert reads == 1
+        assert client.holdings["stream:1"].gaps == []
+        simulation.come_to_rest()
+        simulation.check_rest()
+
+
+class TestRecovery:
+    SIZE = 6
+
+    @pytest.mark.parametrize("behind", range(SIZE + 1))
+    def test_of_every_number_up_to_the_bound_is_exact(self, simulation: Simulation, one: Edge, behind: int):
+        for _ in range(self.SIZE + 2):
+            simulation.do(lambda: simulation.push("latest:1"))
+        newest = simulation.newest("latest:1")
+        assert newest is not None
+        client = joined(simulation, one, "latest:1", position=Position(newest.epoch, newest.offset - behind))
+        assert client.holdings["latest:1"].gaps == []
+        assert client.holdings["latest:1"].received == behind
+        simulation.check_rest()
+
+    def test_beyond_what_the_bus_holds_says_what_is_missing(self, simulation: Simulation, one: Edge):
+        for _ in range(8):
+            simulation.do(lambda: simulation.push("stream:1", keep=4))
+        newest = simulation.newest("stream:1")
+        assert newest is not None
+        near = joined(simulation, one, "stream:1", position=Position(newest.epoch, 4))
+        far = joined(simulation, one, "stream:1", position=Position(newest.epoch, 3))
+        assert (near.holdings["stream:1"].gaps, near.holdings["stream:1"].received) == ([], 4)
+        assert far.holdings["stream:1"].gaps == [("history_trimmed", {"from": 4, "to": 7})]
+        assert far.holdings["stream:1"].received == 1
+
+    def test_with_more_than_may_be_sent_says_so(self, simulation: Simulation, one: Edge):
+        for _ in range(self.SIZE + 2):
+            simulation.do(lambda: simulation.push("latest:1"))
+        newest = simulation.newest("latest:1")
+        assert newest is not None
+        client = joined(simulation, one, "latest:1", position=Position(newest.epoch, 1))
+        assert client.holdings["latest:1"].gaps == [("too_large", {"from": 2, "to": 7})]
+
+
+class TestWhileTheBusIsAway:
+    def test_who_asks_is_refused_in_time_and_may_try_again(self, simulation: Simulation, one: Edge):
+        simulation.do(one.bus.break_link)
+        client = subscribe(simulation, one, "latest:1")
+        for _ in range(40):
+            simulation.let_all()
+            simulation.wait(0.5)
+        assert [(error["code"], error["retry"], error["channel"]) for error in client.errors] == [("unavailable", True, "latest:1")]
+
+    def test_who_asks_for_what_is_held_is_served(self, simulation: Simulation, one: Edge):
+        simulation.do(lambda: simulation.push("latest:1"))
+        joined(simulation, one, "latest:1")
+        simulation.do(one.bus.break_link)
+        client = subscribe(simulation, one, "latest:1")
+        assert client.holdings["latest:1"].received == 1
+
+    def test_nothing_is_missed_afterwards(self, simulation: Simulation, one: Edge):
+        simulation.do(lambda: simulation.push("latest:1"))
+        client = joined(simulation, one, "latest:1")
+        simulation.do(one.bus.break_link)
+        for _ in range(3):
+            simulation.do(lambda: simulation.push("latest:1"))
+        simulation.come_to_rest()
+        simulation.check_rest()
+        assert client.holdings["latest:1"].received == 4
+
+
+class TestChannels:
+    def test_one_that_nobody_uses_is_given_up_after_a_while(self, simulation: Simulation, one: Edge):
+        client = joined(simulation, one, "latest:1")
+        simulation.leave(client)
+        simulation.wait(SMALL.linger_s - 1)
+        assert one.bus.wanted == ["latest:1"]
+        simulation.wait(2)
+        assert one.bus.wanted == []
+        simulation.check_nothing_is_left()
+
+    def test_one_that_is_asked_for_again_meanwhile_is_kept(self, simulation: Simulation, one: Edge):
+        simulation.leave(joined(simulation, one, "latest:1"))
+        simulation.wait(SMALL.linger_s - 1)
+        client = subscribe(simulation, one, "latest:1")
+        simulation.wait(SMALL.linger_s + 1)
+        simulation.do(lambda: simulation.push("latest:1"))
+        simulation.do(lambda: one.bus.deliver(1))
+        assert client.holdings["latest:1"].received == 1
+
+    def test_more_than_the_edge_may_have_are_refused(self):
+        simulation = Simulation(limits=msgspec.structs.replace(SMALL, max_channels=1))
+        joined(simulation, simulation.edges[0], "latest:1")
+        client = subscribe(simulation, simulation.edges[0], "latest:2")
+        assert [error["code"] for error in client.errors] == ["unavailable"]
+        simulation.close()
+
+    def test_memory_that_is_short_costs_rings_not_values(self, simulation: Simulation, one: Edge):
+        names = [f"latest:{number}" for number in range(10)]
+        for name in names:
+            for _ in range(3):
+                simulation.do(partial(simulation.push, name, size=30))
+        clients = [joined(simulation, one, name) for name in names]
+        for name in names:
+            simulation.do(partial(simulation.push, name, size=30))
+        simulation.do(lambda: one.bus.deliver(100))
+        assert one.node.held_bytes <= 2 * SMALL.max_ring_bytes
+        simulation.check_rest()
+        assert all(client.holdings[name].offset == 4 for client, name in zip(clients, names, strict=True))
+
+
+def test_every_variant_gets_the_same_values(simulation: Simulation, one: Edge):
+    """Deltas from the bus in either format, and clients that want either, or none, in every dialect."""
+    simulation.do(lambda: simulation.push("latest:1", size=100))
+    wanted = [(dialect, delta) for dialect in Dialect for delta in DeltaFormat]
+
+    def go() -> None:
+        for dialect, delta in wanted:
+            client = simulation.connect(one, dialect)
+            if dialect.is_named:
+                client.subscribe_bare("latest:1", delta=delta)
+            else:
+                client.subscribe("latest:1", delta=delta)
+
+    simulation.do(go)
+    simulation.come_to_rest()
+    for delta in (DeltaFormat.VCDIFF, DeltaFormat.JSON_PATCH, DeltaFormat.NONE) * 2:
+        simulation.do(partial(simulation.push, "latest:1", size=100, delta=delta))
+    simulation.do(lambda: one.bus.deliver(3))
+    simulation.do(lambda: one.bus.deliver(3))
+    simulation.check_rest()
+    assert [client.holdings["latest:1"].received for client in simulation.clients] == [7] * len(wanted)
+    assert all(client.holdings["latest:1"].kind is Kind.LATEST for client in simulation.clients)

@@ -1,0 +1,210 @@
+"""No hole, no duplicate, no wrong value and no silence: whatever the bus, the links and the clients do, in whatever order."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+import edge.node
+from edge.core.variant import Dialect
+from shared.publication import ContentType, DeltaFormat, Position
+from tests.edge.simulation import Edge, Simulation
+
+CHANNELS = ("latest:1", "stream:1")
+EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "100"))
+STEPS = int(os.environ.get("SIMULATION_STEPS", "40"))
+
+channels = st.sampled_from(CHANNELS)
+numbers = st.integers(0, 7)
+deltas = st.sampled_from([DeltaFormat.NONE, DeltaFormat.VCDIFF, DeltaFormat.JSON_PATCH])
+rewinds = st.one_of(st.builds(lambda n: {"count": n}, st.integers(1, 9)), st.builds(lambda n: {"age_s": n / 1000}, st.integers(1, 20)))
+
+
+class EdgeMachine(RuleBasedStateMachine):
+    """Two edges on one store, and clients of every variant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.simulation = Simulation(edges=2)
+
+    @initialize(count=st.integers(0, 5))
+    def begin(self, count: int) -> None:
+        for _ in range(count):
+            self.push(CHANNELS[count % 2], DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1)
+
+    def edge(self, number: int) -> Edge:
+        return self.simulation.edges[number % 2]
+
+    # -- bridges -------------------------------------------------------------------------------------------------------------------
+
+    @rule(
+        channel=channels,
+        delta=deltas,
+        base_is_wrong=st.booleans(),
+        size=st.sampled_from([0, 0, 40, 150]),
+        keep=st.sampled_from([1, 2, 5, 100, 100]),
+        content_type=st.sampled_from([ContentType.JSON, ContentType.JSON, ContentType.TEXT, ContentType.BINARY]),
+        count=st.sampled_from([1, 1, 2, 5]),
+    )
+    def push(
+        self, channel: str, delta: DeltaFormat, base_is_wrong: bool, size: int, keep: int, content_type: ContentType, count: int
+    ) -> None:
+        def go() -> None:
+            for _ in range(count):
+                self.simulation.push(channel, size=size, content_type=content_type, delta=delta, base_is_wrong=base_is_wrong, keep=keep)
+
+        self.simulation.do(go)
+
+    @rule(beats=st.booleans())
+    def reopen(self, beats: bool) -> None:
+        self.simulation.do(self.simulation.store.open)
+        if beats:
+            self.simulation.do(self.simulation.store.beat)
+
+    # -- the bus and its links -----------------------------------------------------------------------------------------------------
+
+    @rule(number=numbers, count=st.sampled_from([1, 1, 2, 100]))
+    def deliver(self, number: int, count: int) -> None:
+        self.simulation.do(lambda: self.edge(number).bus.deliver(count))
+
+    @rule(number=numbers, which=numbers)
+    def let(self, number: int, which: int) -> None:
+        self.simulation.do(lambda: self.edge(number).let(which))
+
+    @rule()
+    def let_all(self) -> None:
+        self.simulation.let_all()
+
+    @rule(number=numbers, count=st.integers(1, 3))
+    def lose(self, number: int, count: int) -> None:
+        self.simulation.lose(self.edge(number), count)
+
+    @rule(number=numbers, base=st.booleans())
+    def damage(self, number: int, base: bool) -> None:
+        self.simulation.damage(self.edge(number), base=base)
+
+    @rule(number=numbers)
+    def break_or_mend(self, number: int) -> None:
+        bus = self.edge(number).bus
+        self.simulation.do(bus.break_link if bus.is_linked else bus.mend_link)
+
+    @rule(number=numbers)
+    def verify(self, number: int) -> None:
+        self.simulation.do(lambda: self.edge(number).bus.verify("silence"))
+
+    @rule(how=st.sampled_from(["flush", "expire"]), channel=channels)
+    def lose_data(self, how: str, channel: str) -> None:
+        if how == "flush":
+            self.simulation.flush()
+        else:
+            self.simulation.expire(channel)
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 3, 12]))
+    def wait(self, seconds: float) -> None:
+        self.simulation.wait(seconds)
+
+    # -- clients -------------------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.simulation.clients) < 5)
+    @rule(number=numbers, dialect=st.sampled_from(list(Dialect)), delta=deltas, channel=channels)
+    def connect(self, number: int, dialect: Dialect, delta: DeltaFormat, channel: str) -> None:
+        def go() -> None:
+            client = self.simulation.connect(self.edge(number), dialect)
+            if dialect.is_named:
+                client.subscribe_bare(channel, delta=delta)
+            else:
+                client.subscribe(channel, delta=delta)
+
+        self.simulation.do(go)
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(which=numbers, channel=channels, delta=deltas, rewind=st.one_of(st.none(), rewinds))
+    def subscribe(self, which: int, channel: str, delta: DeltaFormat, rewind: dict[str, Any] | None) -> None:
+        client = self.simulation.clients[which % len(self.simulation.clients)]
+        if channel not in client.holdings:
+            self.simulation.do(lambda: client.subscribe(channel, delta=delta, rewind=rewind))
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(
+        which=numbers,
+        channel=channels,
+        delta=deltas,
+        how=st.sampled_from(["newest", "older", "older", "future", "former epoch", "foreign epoch"]),
+        distance=st.integers(0, 12),
+    )
+    def resume(self, which: int, channel: str, delta: DeltaFormat, how: str, distance: int) -> None:
+        client = self.simulation.clients[which % len(self.simulation.clients)]
+        if channel in client.holdings:
+            return
+        newest = self.simulation.newest(channel) or Position("AAAAAAAAAAAAAAAA", 3)
+        epochs = self.simulation.epochs
+        position = {
+            "newest": newest,
+            "older": Position(newest.epoch, max(0, newest.offset - distance)),
+            "future": Position(newest.epoch, newest.offset + distance),
+            "former epoch": Position(epochs[distance % len(epochs)] if epochs else newest.epoch, distance),
+            "foreign epoch": Position("not an epoch", distance),
+        }[how]
+        self.simulation.do(lambda: client.subscribe(channel, position=position, delta=delta))
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(which=numbers, channel=channels)
+    def unsubscribe(self, which: int, channel: str) -> None:
+        client = self.simulation.clients[which % len(self.simulation.clients)]
+        if channel in client.holdings:
+            self.simulation.do(lambda: client.unsubscribe(channel))
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(which=numbers, number=numbers, dialect=st.sampled_from([Dialect.JSON, Dialect.MSGPACK]), delta=deltas)
+    def come_back(self, which: int, number: int, dialect: Dialect, delta: DeltaFormat) -> None:
+        """A client reconnects, to this edge or the other one, with its positions."""
+        former = self.simulation.clients[which % len(self.simulation.clients)]
+        self.simulation.leave(former)
+
+        def go() -> None:
+            client = self.simulation.connect(self.edge(number), dialect)
+            for holding in former.holdings.values():
+                client.subscribe(holding.channel, position=holding.position if holding.is_subscribed else None, delta=delta)
+
+        self.simulation.do(go)
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(which=numbers)
+    def leave(self, which: int) -> None:
+        self.simulation.leave(self.simulation.clients[which % len(self.simulation.clients)])
+
+    # -- the end -------------------------------------------------------------------------------------------------------------------
+
+    @rule()
+    def rest(self) -> None:
+        self.simulation.come_to_rest()
+        self.simulation.check_rest()
+
+    def teardown(self) -> None:
+        try:
+            self.simulation.come_to_rest()
+            self.simulation.check_rest()
+            self.simulation.check_nothing_is_left()
+        finally:
+            self.simulation.close()
+
+
+TestEdge = EdgeMachine.TestCase
+TestEdge.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    print_blob=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few that a short run meets the bound."""
+    monkeypatch.setattr(edge.node, "MAX_WAITING_ENVELOPES", 3)
