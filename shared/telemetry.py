@@ -112,9 +112,11 @@ def _time_of(record: logging.LogRecord) -> str:
 
 def _shown(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return f'"{_one_line(text)}"' if not text or any(character in text for character in ' "=\n') else text
+    return f'"{_one_line(text)}"' if not text or any(character in text for character in ' "=') else text
 
 
 def _one_line(text: str) -> str:
-    """Data from a record may hold line breaks: a log line stays one line."""
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+    """Data from a record may hold line breaks and what a terminal obeys: a log line stays one line of visible characters."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -27,9 +27,10 @@ def parse_servers(bus: str) -> list[str]:
 
 
 def redacted(url: str) -> str:
-    """The URL without its password, for logs."""
+    """The URL without its password, for logs. What is behind a `?` may be one, too."""
+    url, mark, _ = url.partition("?")
     password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
+    return (url.replace(f":{password}@", ":***@") if password else url) + (mark and "?***")
 
 
 def connect_servers(urls: Sequence[str]) -> list[redis.Redis]:

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from bridge.adapters.internal_http import Health, InternalServer
+from bridge.adapters.metrics import PipelineCollector
+from bridge.core.draft import OnError
+from bridge.core.tally import Tally
+from shared.errors import ConfigurationError
+
+
+class Watched:
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.bus_away_since: float | None = None
+        self.halted: dict[tuple[str, int], str] = {}
+        self.lag: int | None = None
+
+
+class Internal:
+    """A server whose health a test sets."""
+
+    def __init__(self) -> None:
+        self.health = Health("ready", is_alive=True, details={})
+        self.watched = Watched()
+        registry = CollectorRegistry()
+        registry.register(PipelineCollector(self.watched, cache_bytes=lambda: 7, kafka_is_away=lambda: True))
+        self.server = InternalServer("127.0.0.1", 0, health=lambda: self.health, registry=registry)
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{self.server.address}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+
+@pytest.fixture
+def internal() -> Iterator[Internal]:
+    made = Internal()
+    yield made
+    made.server.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "is_alive", "live", "ready"),
+    [
+        ("starting", True, 200, 503),
+        ("ready", True, 200, 200),
+        ("degraded", True, 200, 200),
+        ("stopping", True, 200, 503),
+        ("ready", False, 503, 503),
+    ],
+)
+def test_health(internal: Internal, status: str, is_alive: bool, live: int, ready: int):
+    internal.health = Health(status, is_alive=is_alive, details={"lag": 3})
+    assert internal.get("/health/live")[0] == live
+    code, body = internal.get("/health/ready?x=1")
+    assert (code, json.loads(body)) == (ready, {"status": status, "lag": 3})
+
+
+def test_metrics_are_those_of_the_moment(internal: Internal):
+    internal.watched.tally.full = 2
+    internal.watched.tally.problems["r", OnError.HALT] = 1
+    internal.watched.halted["t", 0] = "why"
+    text = internal.get("/metrics")[1]
+    for line in (
+        'distributary_bridge_pushes_total{outcome="full"} 2.0',
+        'distributary_bridge_problems_total{on_error="halt",route="r"} 1.0',
+        "distributary_bridge_halted_partitions 1.0",
+        "distributary_bridge_bus_up 1.0",
+        "distributary_bridge_kafka_up 0.0",
+        "distributary_bridge_delta_cache_bytes 7.0",
+    ):
+        assert line in text.splitlines()
+    assert "lag_records" not in text
+
+
+def test_other_paths_are_not_there(internal: Internal):
+    assert internal.get("/")[0] == 404
+
+
+def test_a_port_in_use_is_the_operators_problem(internal: Internal):
+    port = int(internal.server.address.rpartition(":")[2])
+    with pytest.raises(ConfigurationError, match="--internal-port"):
+        InternalServer("127.0.0.1", port, health=lambda: internal.health, registry=CollectorRegistry())
