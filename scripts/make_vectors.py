@@ -901,6 +901,17 @@ def resumes(fmt: str) -> list[Script]:
         script = Script(fmt, title, why, delta=delta).connect().subscribe(B).subscribed(B, 17, position=at(12)).publication(17, 12, one)
         return script.lose().connect({"channel": B, "position": at(12)})
 
+    hole = (
+        Script(fmt, "a hole after a gap and a resume", "recovered means from the position on, without a hole")
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, position=at(12))
+        .publication(17, 12, one)
+        .control(wire_gap(17, "history_trimmed", {"from": 13, "to": 13}), sees=[told("history_trimmed", 13, 13)])
+        .lose()
+        .connect({"channel": B, "position": at(12)})
+        .subscribed(B, 3, position=at(14), recovered=True)
+    )
     other = start("a delta of another epoch", "after `recovered: false` there is no base, even where the offsets fit", "json-patch")
     stream = (
         Script(
@@ -967,6 +978,9 @@ def resumes(fmt: str) -> list[Script]:
         .connect({"channel": B, "position": at(15)})
         .subscribed(B, 3, kind="stream", position=at(16), recovered=True)
         .publication(3, 16, three, recovered=True, gap=lost("delta_refused", 14, 15)),
+        hole.publication(3, 14, three, is_seen=False, sends=hole.resubscribes(B, 3, position=at(12)))
+        .subscribed(B, 3, 4, position=at(14), recovered=True)
+        .publication(3, 13, two, recovered=True),
         start("resume of a channel that is gone", "there is no newest value; the gap is told at once and again with the next publication")
         .subscribed(B, 3, kind=None, position=None, recovered=False, reason="epoch_changed", missed=None, sees=[told("epoch_changed")])
         .publication(3, 1, two, epoch=OTHER_EPOCH, gap=lost("epoch_changed")),
