@@ -9,6 +9,7 @@ start and what is delivered afterwards always join without a hole or a duplicate
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class Subscriber(Protocol):
 class _Lane:
     """A channel between the bus and its subscribers."""
 
-    __slots__ = ("again", "channel", "counted_bytes", "early", "is_live", "task", "waiting")
+    __slots__ = ("again", "channel", "counted_bytes", "early", "is_live", "nap", "task", "waiting")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -58,6 +59,8 @@ class _Lane:
         self.task: asyncio.Task[None] | None = None
         self.again = False
         """Whether the bus must be read once more after the read under way."""
+        self.nap: asyncio.Event | None = None
+        """Ends the pause between two tries; None where there is none."""
         self.counted_bytes = 0
 
     def __repr__(self) -> str:
@@ -113,6 +116,8 @@ class Node:
                 return
             lane = self._lanes[request.channel] = _Lane(self.hub.open(request.channel))
         self._idle.pop(request.channel, None)
+        if request.position is not None and not lane.channel.stream.knows(request.position):
+            lane.again = True
         if lane.is_live and not self._start(lane, request, subscriber):
             return
         lane.waiting.append((request, subscriber))
@@ -184,6 +189,8 @@ class Node:
     def _read(self, lane: _Lane) -> None:
         if lane.task is None:
             lane.task = asyncio.get_running_loop().create_task(self._keep_reading(lane))
+        elif lane.nap is not None:
+            lane.nap.set()
 
     async def _keep_reading(self, lane: _Lane) -> None:
         """Read the bus until the lane is live, verified, and nobody waits."""
@@ -194,21 +201,31 @@ class Node:
                 try:
                     await self._read_once(lane)
                     retry_s = FIRST_RETRY_S
+                    continue
                 except BusUnavailableError as error:
-                    lane.again = True
                     if self.clock() >= deadline:
                         self._refuse_waiting(lane, str(error))
                         deadline = self.clock() + self.limits.subscribe_timeout_s
-                    if not lane.channel.subscribers and not lane.waiting:
-                        break
-                    await asyncio.sleep(retry_s * (0.5 + self._random()))
-                    retry_s = min(retry_s * 2, LAST_RETRY_S)
-        except Exception:
-            log.exception("reading a channel failed; those who wait for it are refused", lane=lane)
-            self._refuse_waiting(lane, "internal error")
+                except Exception:
+                    log.exception("reading a channel failed; those who wait for it are refused", lane=lane)
+                    self._refuse_waiting(lane, "internal error")
+                    retry_s = LAST_RETRY_S
+                lane.again = True
+                if not lane.channel.subscribers and not lane.waiting:
+                    break
+                await self._pause(lane, retry_s * (0.5 + self._random()))
+                retry_s = min(retry_s * 2, LAST_RETRY_S)
         finally:
             lane.task = None
         self._note_idle(lane)
+
+    async def _pause(self, lane: _Lane, seconds: float) -> None:
+        """Wait so long, or until somebody asks for the channel or says that the bus is back."""
+        lane.nap = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await lane.nap.wait()
+        lane.nap = None
 
     async def _read_once(self, lane: _Lane) -> None:
         name = lane.channel.label.name
@@ -278,6 +295,9 @@ class Node:
         """Start a subscriber; returns 0, or how much history must be read first."""
         stream, limits = lane.channel.stream, self.limits
         if request.position is not None:
+            if lane.again and not stream.knows(request.position):
+                # Another edge may have been quicker: this one asks the bus before it calls a position wrong.
+                return 1
             start = start_from(stream, request.position, most=limits.max_recovery_items, most_bytes=limits.max_recovery_bytes, items=items)
         else:
             start = start_new(stream, request.rewind, self._now_ms(), most=limits.max_recovery_items, items=items)

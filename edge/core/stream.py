@@ -17,7 +17,7 @@ from edge.core.item import Item, Step
 from shared.delta import json_patch, vcdiff
 from shared.envelope import Envelope, epoch_to_text
 from shared.errors import DeltaError
-from shared.publication import DeltaFormat, Kind, payload_hash
+from shared.publication import DeltaFormat, Kind, Position, payload_hash
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """A delta's result may not be larger. Kafka's own records rarely come near."""
@@ -88,6 +88,10 @@ class ChannelStream:
     def reaches_back_to_start(self) -> bool:
         """Whether the ring holds all that the bus held when it was last read for more: asking again brings nothing."""
         return not self.ring or self.ring[0].offset <= max(self._floor, 1)
+
+    def knows(self, position: Position) -> bool:
+        """Whether the position is one that this copy of the channel has come past."""
+        return position.epoch == self.epoch and position.offset <= self.offset
 
     def apply(self, envelope: Envelope) -> Step | OutOfStep | None:
         """Take a live envelope. None where it is known already; OutOfStep, and nothing changed, where the bus must be read."""

@@ -94,6 +94,8 @@ class ReferenceClient:
         """The first promise that was broken."""
         self.on_loss: Callable[[str, str, str, dict[str, int]], None] = lambda *_: None
         """Told each time the edge says that publications cannot be had: channel, epoch, reason, missed."""
+        self.on_wrong_position: Callable[[Holding], None] = lambda _: None
+        """Told each time the edge says that the position of a holding is none, or none any more."""
         self._published = published
         self._kind_of = kind_of
         self._ids = 0
@@ -226,10 +228,11 @@ class ReferenceClient:
             holding.is_anchored = True
             holding.expected_after = newest.offset if newest.offset > position.offset else None
         elif newest is None:
-            holding.epoch, holding.offset, holding.is_anchored, holding.is_resumed = None, 0, True, False
             if recovered is False:
                 assert fields["missed"] is None
+                self.on_wrong_position(holding)
                 holding.gaps.append((fields["reason"], None))
+            holding.epoch, holding.offset, holding.is_anchored, holding.is_resumed = None, 0, True, False
         elif recovered is False:
             self._lose(holding, fields, newest)
             assert holding.expected_after in (-1, newest.offset)
@@ -250,6 +253,7 @@ class ReferenceClient:
         newest = None
         if fields["epoch"] is None:
             holding.gaps.append((fields["reason"], None))
+            self.on_wrong_position(holding)
             holding.epoch, holding.offset, holding.is_anchored = None, 0, True
             holding.may_jump = holding.has_value = holding.is_resumed = False
             assert fields["missed"] is None
@@ -262,6 +266,8 @@ class ReferenceClient:
         reason, missed = fields["reason"], fields["missed"]
         holding.gaps.append((reason, missed))
         same_epoch = holding.epoch in (None, newest.epoch)
+        if reason in {"epoch_changed", "position_ahead"}:
+            self.on_wrong_position(holding)
         if reason == "epoch_changed":
             assert missed is None
             assert holding.epoch != newest.epoch, f"{holding}: `epoch_changed`, but it is the same"

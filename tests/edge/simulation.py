@@ -22,7 +22,7 @@ from shared.bus.push import Keep, Outcome, Push, Pushed, Source
 from shared.delta import json_patch, vcdiff
 from shared.envelope import Envelope, epoch_to_text
 from shared.publication import ContentType, DeltaFormat, Kind, Position, payload_hash
-from tests.edge.reference_client import Published, ReferenceClient
+from tests.edge.reference_client import Holding, Published, ReferenceClient
 from tests.edge.virtual_loop import VirtualLoop
 
 SMALL = Limits(
@@ -199,6 +199,7 @@ class Simulation:
         """A new client."""
         client = ReferenceClient(edge.node, dialect, self.published, kind_of)
         client.on_loss = self._check_loss
+        client.on_wrong_position = self._check_wrong_position
         self.clients.append(client)
         return client
 
@@ -218,6 +219,12 @@ class Simulation:
             assert reason == "too_large"
             size = sum(len(self.published[channel, epoch, offset][1]) for offset in range(first, newest + 1))
             assert newest + 1 - first > self.limits.max_recovery_items or size > self.limits.max_recovery_bytes
+
+    def _check_wrong_position(self, holding: Holding) -> None:
+        """A position that an edge calls wrong is not, or no longer, one of the channel: an epoch that is over never comes back."""
+        newest = self.newest(holding.channel)
+        if newest is not None and holding.epoch == newest.epoch:
+            assert holding.offset > newest.offset, f"{holding}: told to be wrong, and {newest} is the newest"
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 

@@ -177,8 +177,74 @@ class TestRecovery:
         client = joined(simulation, one, "latest:1", position=Position(newest.epoch, 1))
         assert client.holdings["latest:1"].gaps == [("too_large", {"from": 2, "to": 7})]
 
+    def test_from_an_edge_that_was_quicker_is_not_taken_for_a_wrong_position(self):
+        simulation = Simulation(edges=2)
+        quick, slow = simulation.edges
+        joined(simulation, slow, "latest:1")
+        before = joined(simulation, quick, "latest:1")
+        for _ in range(2):
+            simulation.do(lambda: simulation.push("latest:1"))
+        simulation.do(lambda: quick.bus.deliver(2))
+        after = subscribe(simulation, slow, "latest:1", position=before.holdings["latest:1"].position)
+        simulation.come_to_rest()
+        assert after.holdings["latest:1"].gaps == []
+        simulation.check_rest()
+        simulation.close()
+
+    @pytest.mark.parametrize("position", [Position("AAAAAAAAAAAAAAAA", 1), Position("", 0)])
+    def test_from_another_epoch_is_told_and_gets_the_newest(self, simulation: Simulation, one: Edge, position: Position):
+        for _ in range(3):
+            simulation.do(lambda: simulation.push("stream:1"))
+        client = joined(simulation, one, "stream:1", position=position)
+        assert client.holdings["stream:1"].gaps == [("epoch_changed", None)]
+        assert client.holdings["stream:1"].received == 1
+
+    def test_from_the_future_is_told_and_gets_the_newest(self, simulation: Simulation, one: Edge):
+        simulation.do(lambda: simulation.push("stream:1"))
+        newest = simulation.newest("stream:1")
+        assert newest is not None
+        client = joined(simulation, one, "stream:1", position=Position(newest.epoch, 2))
+        assert client.holdings["stream:1"].gaps == [("position_ahead", None)]
+        assert client.holdings["stream:1"].received == 1
+
+    def test_of_what_never_was_is_told(self, simulation: Simulation, one: Edge):
+        client = joined(simulation, one, "stream:1", position=Position("AAAAAAAAAAAAAAAA", 1))
+        assert client.holdings["stream:1"].gaps == [("epoch_changed", None)]
+        simulation.do(lambda: simulation.push("stream:1"))
+        simulation.come_to_rest()
+        simulation.check_rest()
+        assert client.holdings["stream:1"].received == 1
+
 
 class TestWhileTheBusIsAway:
+    def test_a_long_outage_does_not_make_waiting_long(self, simulation: Simulation, one: Edge):
+        """Tries grow rare, but whoever comes, and the bus that is back, end the pause."""
+        client = joined(simulation, one, "latest:1")
+        simulation.do(one.bus.break_link)
+        simulation.do(lambda: one.bus.verify("trying"))
+        for _ in range(60):
+            simulation.let_all()
+            simulation.wait(1)
+        simulation.do(one.bus.mend_link)
+        simulation.do(lambda: simulation.push("latest:1"))
+        simulation.do(simulation.store.beat)
+        one.bus.inbox.clear()
+        for _ in range(6):
+            simulation.let_all()
+        assert client.holdings["latest:1"].received == 1
+
+    def test_an_unexpected_error_is_no_end(self, simulation: Simulation, one: Edge, monkeypatch: pytest.MonkeyPatch):
+        client = joined(simulation, one, "latest:1")
+        monkeypatch.setattr(one.bus, "read", None)
+        simulation.do(lambda: one.bus.verify("an error"))
+        monkeypatch.undo()
+        simulation.do(lambda: simulation.push("latest:1"))
+        one.bus.inbox.clear()
+        for _ in range(20):
+            simulation.let_all()
+            simulation.wait(1)
+        assert client.holdings["latest:1"].received == 1
+
     def test_who_asks_is_refused_in_time_and_may_try_again(self, simulation: Simulation, one: Edge):
         simulation.do(one.bus.break_link)
         client = subscribe(simulation, one, "latest:1")
