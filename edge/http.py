@@ -53,8 +53,8 @@ def internal_app(node: Node, bus: RedisBus, endpoint: WebSocketEndpoint) -> Fast
     @app.get("/health/ready")
     async def ready() -> Response:
         # An edge that lost the bus goes on holding its clients: taken out of service, it would only drop them. So: degraded, not down.
-        is_ready = bus.layout is not None and not endpoint.is_draining
-        status = "draining" if endpoint.is_draining else "starting" if bus.layout is None else "ok" if bus.is_healthy else "degraded"
+        is_ready = bus.was_up and not endpoint.is_draining
+        status = "draining" if endpoint.is_draining else "starting" if not bus.was_up else "ok" if bus.is_healthy else "degraded"
         body = {"status": status, "connections": endpoint.counter.total, "channels": len(node.hub), "bus": bus.describe()}
         return JSONResponse(body, 200 if is_ready else 503)
 

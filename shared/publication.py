@@ -64,7 +64,12 @@ def payload_hash(payload: bytes) -> bytes:
 
 
 def parse_position(epoch: object, offset: object) -> Position:
-    """Make a position from untrusted values; raise EnvelopeError if they are none."""
+    """Make a position from untrusted values; raise EnvelopeError if they are none.
+
+    An epoch of None goes with offset 0 only: the beginning of whatever there is. It becomes the empty string.
+    """
+    if epoch is None and offset == 0:
+        return Position("", 0)
     if not isinstance(epoch, str) or not isinstance(offset, int) or isinstance(offset, bool):
         msg = "a position is an epoch (a string) and an offset (an integer)"
         raise EnvelopeError(msg)

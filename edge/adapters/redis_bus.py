@@ -67,6 +67,11 @@ class RedisBus:
         return all(server.is_up for server in self._servers)
 
     @property
+    def was_up(self) -> bool:
+        """Whether every server was connected, with all that this edge may do there, at least once."""
+        return all(server.was_up for server in self._servers)
+
+    @property
     def is_healthy(self) -> bool:
         """Whether every server is connected and a bridge was heard on it lately."""
         return all(server.is_up and not server.is_silent for server in self._servers)
@@ -191,7 +196,7 @@ class _Server:
         self._heard_at = 0.0
         self._next_look_at = 0.0
         self._silence_s = BEAT_TIMEOUT_S
-        self._was_up = False
+        self.was_up = False
         self._has_pong = False
 
     def __repr__(self) -> str:
@@ -216,8 +221,9 @@ class _Server:
             while True:
                 try:
                     await self._stay_connected()
-                    retry_s = FIRST_RETRY_S
                 except BusUnavailableError as error:
+                    if self.is_up:  # until now: the next try is a first one
+                        retry_s = FIRST_RETRY_S
                     log.warning(str(error), retry_in_s=retry_s)
                 self._forget_connections()
                 await asyncio.sleep(self._bus.jittered(retry_s))
@@ -266,7 +272,7 @@ class _Server:
             raise BusUnavailableError(msg)
         stored, entries = answer
         # Redis that came back from an old snapshot gives out offsets a second time: nothing counts until a bridge has looked at it.
-        if stored is None or stored[INCARNATION_BYTES:] != run_id:
+        if not isinstance(stored, bytes) or stored[INCARNATION_BYTES:] != run_id:
             msg = f"{self._where}: no bridge has opened this shard since the server started or was emptied"
             raise BusUnavailableError(msg)
         if not isinstance(entries, list):
@@ -334,9 +340,9 @@ class _Server:
         wanted = self._bus.wanted_on(shards)
         for at in range(0, len(wanted), 1_000):
             self._ask_for(wanted[at : at + 1_000])
-        if self._was_up:
+        if self.was_up:
             self._bus.verify(wanted, f"{self._where} is back")
-        self._was_up = True
+        self.was_up = True
 
     def _ask_for(self, channels: Sequence[str]) -> None:
         layout = self._bus.layout

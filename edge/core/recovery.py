@@ -35,9 +35,12 @@ class NeedHistory(msgspec.Struct, frozen=True):
 
 
 def start_new(
-    stream: ChannelStream, rewind: Rewind | None, now_ms: int, *, most: int, items: Sequence[Item] | None = None
+    stream: ChannelStream, rewind: Rewind | None, now_ms: int, *, most: int, most_bytes: int, items: Sequence[Item] | None = None
 ) -> Start | NeedHistory:
-    """Where a subscriber without a position starts. `items` is what a read of the bus brought, once it was made."""
+    """Where a subscriber without a position starts. `items` is what a read of the bus brought, once it was made.
+
+    Of a rewind that goes back further than `most` or `most_bytes`, the newest part.
+    """
     if rewind is None:
         newest = stream.newest
         return Start([newest] if newest is not None and stream.kind is not Kind.STREAM else [])
@@ -48,8 +51,8 @@ def start_new(
     if rewind.age_ms:
         since = now_ms - rewind.age_ms
         young = [item for item in held if item.time_ms is None or item.time_ms >= since]
-        return Start(young or (held[-1:] if stream.kind is not Kind.STREAM else []))
-    return Start(held[-wanted:])
+        return Start(_newest_within(young, most_bytes) or (held[-1:] if stream.kind is not Kind.STREAM else []))
+    return Start(_newest_within(held[-wanted:], most_bytes))
 
 
 def start_from(
@@ -57,7 +60,10 @@ def start_from(
 ) -> Start | NeedHistory:
     """Where a subscriber with a position starts. `items` is what a read of the bus brought, once it was made."""
     newest = stream.newest
-    if newest is None or position.epoch != stream.epoch:
+    if not position.epoch and position.offset == 0:
+        if newest is None:
+            return Start([], recovered=True)
+    elif newest is None or position.epoch != stream.epoch:
         return _lost(newest, "epoch_changed")
     if position.offset > stream.offset:
         return _lost(newest, "position_ahead")
@@ -70,6 +76,16 @@ def start_from(
     if missed > most or (len(following) > 1 and sum(len(item.payload) for item in following) > most_bytes):
         return _lost(newest, "too_large", position)
     return Start(following, recovered=True) if reaches_back else _lost(newest, "history_trimmed", position)
+
+
+def _newest_within(items: list[Item], most_bytes: int) -> list[Item]:
+    """As many of the newest as fit, and the newest in any case."""
+    size = 0
+    for at in range(len(items) - 1, -1, -1):
+        size += len(items[at].payload)
+        if size > most_bytes:
+            return items[at + 1 :] or items[-1:]
+    return items
 
 
 def _lost(newest: Item | None, reason: str, position: Position | None = None) -> Start:
