@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -40,11 +41,16 @@ def test_a_bridge_that_is_killed_again_and_again(stack: Stack, kafka: KafkaClust
     rules = write_rules(tmp_path, topic)
     stack.start_edge()
     probe = redis.Redis.from_url(redis_url)
+    joined = threading.Event()
     last_channel = BusLayout().history_key("position:1551")
 
     async def follow() -> None:
         async with Follower(stack.url, WATCHED) as deltas, Follower(stack.url, WATCHED, format="json", delta=()) as full:
-            await asyncio.to_thread(kill_again_and_again)
+            killing = asyncio.create_task(asyncio.to_thread(kill_again_and_again))
+            await deltas.joined()
+            await full.joined()
+            joined.set()
+            await killing
             for follower in (deltas, full):
                 for channel in WATCHED:
                     await follower.wait_for(channel, len(fleet.expected[channel]))
@@ -53,10 +59,13 @@ def test_a_bridge_that_is_killed_again_and_again(stack: Stack, kafka: KafkaClust
                     assert_no_hole(follower.got[channel])
 
     def kill_again_and_again() -> None:
-        for _ in range(ROUNDS):
-            kafka.produce(topic, fleet.snapshots(SNAPSHOTS_A_ROUND))
+        for round_ in range(ROUNDS):
             published = probe.llen(last_channel)
             bridge = stack.start_bridge(rules, topic, *STATIC_MEMBER)
+            if round_ == 0:
+                # Clients can subscribe once a bridge has set the bus up, and are there before the first publication.
+                joined.wait(30)
+            kafka.produce(topic, fleet.snapshots(SNAPSHOTS_A_ROUND))
             wait_until(lambda seen=published: probe.llen(last_channel) > seen, what="the bridge at work", interval_s=0.002)
             time.sleep(chance.uniform(0, 0.25))  # A point that nobody chose: this is the fault, not a wait for something.
             bridge.kill()
@@ -106,6 +115,7 @@ def test_a_second_bridge_that_joins_and_leaves(
 
     async def follow() -> None:
         async with Follower(stack.url, watched) as follower:
+            await follower.joined()
             await asyncio.to_thread(rebalance)
             for channel in watched:
                 await follower.wait_for(channel, len(expected(channel)), timeout_s=120)

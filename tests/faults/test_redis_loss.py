@@ -102,6 +102,7 @@ def test_redis_that_is_away_for_a_while(
 
     async def follow() -> None:
         async with Follower(stack.url, [channel]) as follower:
+            await follower.joined()
             await asyncio.to_thread(kafka.produce, topic, fleet.snapshots(5))
             await follower.wait_for(channel, 5)
             server.pause()
@@ -128,6 +129,7 @@ def test_kafka_that_is_away_leaves_clients_served(start_project: StartProject, s
 
     async def follow() -> None:
         async with Follower(stack.url, [channel]) as early:
+            await early.joined()
             await asyncio.to_thread(cluster.produce, topic, fleet.snapshots(5))
             await early.wait_for(channel, 5)
             await asyncio.to_thread(cluster.kill)

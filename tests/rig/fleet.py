@@ -69,7 +69,7 @@ class Fleet:
 
 
 class Follower:
-    """A client that writes down all it gets of some channels. Use it with `async with`; it is subscribed when entered."""
+    """A client that writes down all it gets of some channels. Use it with `async with`; `joined` waits until it is subscribed."""
 
     def __init__(self, url: str, channels: list[str], **options: Any) -> None:
         self.name = f"{options.get('format', 'msgpack')}, delta {options.get('delta', ('vcdiff',))}"
@@ -77,6 +77,7 @@ class Follower:
         self.gaps: dict[str, list[Gap]] = {channel: [] for channel in channels}
         self._client = Client(url, **options)
         self._tasks: list[asyncio.Task[None]] = []
+        self._joined: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Follower {self.name}: {sum(map(len, self.got.values()))} publications, {sum(map(len, self.gaps.values()))} gaps>"
@@ -91,6 +92,12 @@ class Follower:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
+
+    async def joined(self, timeout_s: float = 60) -> None:
+        """Wait until every channel is subscribed to: what is published from then on arrives one by one."""
+        await wait_until_async(
+            lambda: self._is_well() and len(self._joined) == len(self.got), what="all subscriptions", timeout_s=timeout_s, state=lambda: self
+        )
 
     def values(self, channel: str) -> list[Any]:
         """The values of a channel, in the order in which they came."""
@@ -135,6 +142,8 @@ class Follower:
 
     async def _follow(self, channel: str) -> None:
         async with contextlib.aclosing(self._client.subscribe(channel, on_gap=self.gaps[channel].append)) as publications:
+            await publications.joined()
+            self._joined.add(channel)
             async for publication in publications:
                 self.got[channel].append(publication)
 
