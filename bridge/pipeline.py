@@ -238,13 +238,14 @@ class Pipeline:
         time_ms = NO_TIME if record.timestamp_ms is None else record.timestamp_ms
         prepare, offset, tally = self._chain.prepare, record.offset, self.tally
         for draft in drafts:
-            push = prepare(draft, Source(source_id, offset, draft.index), time_ms, sole_writer=sole_writer)
-            if push is None:
+            pushes = prepare(draft, Source(source_id, offset, draft.index), time_ms, sole_writer=sole_writer)
+            if not pushes:
                 tally.skipped += 1
                 continue
             flight = self._flight
-            flight.pushes.append(push)
-            flight.bytes += len(push.payload) + len(push.delta)
+            for push in pushes:
+                flight.pushes.append(push)
+                flight.bytes += len(push.payload) + len(push.delta)
             if self._is_full():
                 if not self._deliver():
                     return False

@@ -19,6 +19,8 @@ from shared.telemetry import Log, Throttle
 
 _RECONNECT_MS = 2000
 """At most so long between two attempts to reach a broker, where librdkafka would take 10 s."""
+_METADATA_REFRESH_MS = 10_000
+"""How soon a topic that is created later, or gets more partitions, is seen, where librdkafka would take 5 minutes."""
 _QUEUED_KBYTES = 16_384
 """Read ahead for each partition, where librdkafka would take 64 MiB."""
 # librdkafka's own codes begin with an underscore.
@@ -156,6 +158,7 @@ class KafkaRecords:
         return {
             "queued.max.messages.kbytes": _QUEUED_KBYTES,
             "reconnect.backoff.max.ms": _RECONNECT_MS,
+            "topic.metadata.refresh.interval.ms": _METADATA_REFRESH_MS,
             "client.id": "distributary-bridge",
             **common,
             "group.id": group,

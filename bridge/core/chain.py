@@ -29,7 +29,7 @@ _CONFIRMING = frozenset((Outcome.FULL, Outcome.DELTA, Outcome.UNCHANGED))
 class _Entry:
     """What a channel was last given."""
 
-    __slots__ = ("content_type", "hash", "keep", "payload", "refreshed_at", "settings", "size", "source", "time_ms", "trusted")
+    __slots__ = ("content_type", "hash", "keep", "payload", "refreshed_at", "settings", "size", "skipped", "source", "time_ms", "trusted")
 
     def __init__(self, draft: Draft, hash_: bytes, keep: Keep, source: Source, time_ms: int) -> None:
         self.payload = draft.payload
@@ -43,6 +43,8 @@ class _Entry:
         self.trusted = -1
         """The generation in which the bus confirmed that this is the channel's newest; -1 for none."""
         self.refreshed_at = 0.0
+        self.skipped: Source | None = None
+        """The newest source with this very payload that was not told to the bus; all such are of one partition."""
 
 
 class DeltaChain:
@@ -63,27 +65,34 @@ class DeltaChain:
         """How many channels it holds."""
         return len(self._entries)
 
-    def prepare(self, draft: Draft, source: Source, time_ms: int, *, sole_writer: bool) -> Push | None:
-        """The push for a draft, or None where the route wants only changes and the bus surely has this payload as the newest.
+    def prepare(self, draft: Draft, source: Source, time_ms: int, *, sole_writer: bool) -> tuple[Push, ...]:
+        """The pushes for a draft: one; none where the route wants only changes and the bus surely has this payload as the newest.
 
         `sole_writer` says that no other bridge can have published on the channel since the last assignment of partitions.
+
+        Two, where the channel was last skipped for a record of another partition: the first of them tells the bus of that record, which
+        would otherwise, processed again after a crash, pass for news and put its old value over this one.
         """
         entry = self._entries.get(draft.channel)
         if entry is None:
-            return self._first(draft, source, time_ms)
+            return (self._first(draft, source, time_ms),)
         settings, payload, base_hash = draft.settings, draft.payload, entry.hash
+        skipped = entry.skipped
+        is_elsewhere = skipped is not None and skipped.id != source.id
         if payload == entry.payload:
-            if settings.only_changed and sole_writer and self._is_fresh(entry):
-                return None
+            if settings.only_changed and sole_writer and not is_elsewhere and self._is_fresh(entry):
+                entry.skipped = source
+                return ()
             hash_ = base_hash
         else:
             hash_ = payload_hash(payload)
         # Of an unchanged payload, the bus will publish nothing or (where another one came in between) no delta to this base.
         delta = b"" if settings.only_changed and hash_ is base_hash else _encode(settings.delta, entry.payload, payload)
         keep = entry.keep if settings is entry.settings else _keep(settings)
-        self._replace(draft, _Entry(draft, hash_, keep, source, time_ms), entry.size)
+        new = _Entry(draft, hash_, keep, source, time_ms)
+        self._replace(draft, new, entry.size)
         # By position: this is the hot path.
-        return Push(
+        push = Push(
             draft.channel,
             payload,
             hash_,
@@ -97,6 +106,12 @@ class DeltaChain:
             base_hash if delta else b"",
             settings.only_changed,
         )
+        if skipped is None or not is_elsewhere:
+            return (push,)
+        if hash_ is base_hash:
+            new.skipped = skipped
+            return (push,)
+        return (_note(draft.channel, entry, skipped), push)
 
     def confirm(self, push: Push, pushed: Pushed) -> None:
         """What the bus answered. Only the answer to a channel's newest push counts."""
@@ -176,6 +191,21 @@ class DeltaChain:
         self.bytes_held += entry.size - freed
         while self.bytes_held > self._max_bytes:
             self.bytes_held -= entries.popitem(last=False)[1].size
+
+
+def _note(channel: str, entry: _Entry, skipped: Source) -> Push:
+    """Tell the bus of a record that made no publication because its payload was the channel's newest already."""
+    return Push(
+        channel,
+        entry.payload,
+        entry.hash,
+        entry.content_type,
+        entry.settings.kind,
+        entry.time_ms,
+        skipped,
+        entry.keep,
+        only_changed=True,
+    )
 
 
 def _encode(format_: DeltaFormat, base: bytes, target: bytes) -> bytes:

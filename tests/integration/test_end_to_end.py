@@ -151,6 +151,20 @@ def test_positions_that_the_channel_never_gave_out_are_told(stack: Stack, kafka:
     asyncio.run(check())
 
 
+def test_a_topic_that_is_created_after_the_bridge_is_seen(stack: Stack, kafka: KafkaCluster, unique_name: str, tmp_path: Path) -> None:
+    fleet = Fleet(vehicles=2)
+    stack.start_edge()
+    stack.start_bridge(write_rules(tmp_path, unique_name), unique_name).wait_for_log("a topic does not exist yet")
+    kafka.create_topic(unique_name)
+    kafka.produce(unique_name, fleet.snapshots(2))
+
+    async def check() -> None:
+        async with Follower(stack.url, ["bus:1400"]) as follower:
+            await follower.wait_for_newest({"bus:1400": fleet.expected["bus:1400"][-1]})
+
+    asyncio.run(check())
+
+
 def test_bad_records_are_passed_over_and_told(stack: Stack, kafka: KafkaCluster, topic: str, tmp_path: Path) -> None:
     fleet = Fleet(vehicles=3)
     [first, second] = fleet.snapshots(2)
