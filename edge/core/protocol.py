@@ -193,5 +193,6 @@ def _rewind(value: object, command_id: int) -> Rewind | None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    # Only of a string: what is nested as deep as could just be read cannot be shown.
+    text = repr(value) if isinstance(value, str) else type(value).__name__
     return text if len(text) <= 60 else f"{text[:57]}..."
