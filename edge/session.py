@@ -57,6 +57,8 @@ class Session:
 
     def receive(self, message: bytes) -> None:
         """Take one message from the client."""
+        if self.is_closed:
+            return  # Frames that were under way when it was closed: a subscription made now would never end.
         if not self._rate.allows(self._node.clock()):
             self._say(CommandError(ErrorCode.RATE_LIMITED, "too many commands a second; wait before the next", retry=True).fields())
             self._count_error()

@@ -281,7 +281,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _on_frame(self, frame: Frame) -> None:
         session = self.session
-        if session is None:
+        if session is None or self._ws.state is not State.OPEN:
             return
         if frame.opcode is Opcode.PONG:
             self._is_awaiting_pong = False
@@ -297,6 +297,9 @@ class WebSocketConnection(asyncio.Protocol):
         if frame.fin:
             message = b"".join(self._fragments)
             self._fragments.clear()
+            if session.is_text and not _is_utf8(message):
+                self._ws.fail(CloseCode.INVALID_DATA, "text frames are UTF-8")
+                return
             session.receive(message)
 
     def _flush(self) -> None:
@@ -326,6 +329,16 @@ class WebSocketConnection(asyncio.Protocol):
 
 def _drop(_: bytes) -> None:
     """Write to nobody."""
+
+
+def _is_utf8(message: bytes) -> bool:
+    if message.isascii():
+        return True
+    try:
+        message.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _select_subprotocol(_: ServerProtocol, offered: Any) -> Subprotocol | None:
