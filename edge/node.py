@@ -300,7 +300,8 @@ class Node:
                 return 1
             start = start_from(stream, request.position, most=limits.max_recovery_items, most_bytes=limits.max_recovery_bytes, items=items)
         else:
-            start = start_new(stream, request.rewind, self._now_ms(), most=limits.max_recovery_items, items=items)
+            now_ms, most, most_bytes = self._now_ms(), limits.max_recovery_items, limits.max_recovery_bytes
+            start = start_new(stream, request.rewind, now_ms, most=most, most_bytes=most_bytes, items=items)
         if isinstance(start, NeedHistory):
             return start.count
         subscriber.begin(request, lane.channel, start)

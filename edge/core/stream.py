@@ -90,7 +90,9 @@ class ChannelStream:
         return not self.ring or self.ring[0].offset <= max(self._floor, 1)
 
     def knows(self, position: Position) -> bool:
-        """Whether the position is one that this copy of the channel has come past."""
+        """Whether the position is one that this copy of the channel has come past; before the first publication, every copy is."""
+        if not position.epoch and position.offset == 0:
+            return True
         return position.epoch == self.epoch and position.offset <= self.offset
 
     def apply(self, envelope: Envelope) -> Step | OutOfStep | None:

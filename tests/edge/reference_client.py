@@ -23,6 +23,9 @@ from shared.publication import DELTA_NAMES, ContentType, DeltaFormat, Kind, Posi
 Published = dict[tuple[str, str, int], tuple[ContentType, bytes]]
 """Every publication there ever was: (channel, epoch, offset) -> what it is, and its bytes."""
 
+NOWHERE = Position("", 0)
+"""Where one is who was subscribed before the first publication."""
+
 _SIZE_BYTES = 4
 _CONTENT_TYPES = {None: ContentType.JSON, "text/plain": ContentType.TEXT, "application/octet-stream": ContentType.BINARY}
 _DELTAS = {name: delta for delta, name in DELTA_NAMES.items()}
@@ -121,10 +124,10 @@ class ReferenceClient:
         """Subscribe by a frame."""
         holding = self.holdings[channel] = Holding(channel, self._kind_of(channel), delta)
         if position is not None:
-            holding.epoch, holding.offset, holding.is_resumed = position.epoch, position.offset, True
+            holding.epoch, holding.offset, holding.is_resumed = position.epoch or None, position.offset, bool(position.epoch)
         fields: dict[str, Any] = {"type": "subscribe", "channel": channel}
         if position is not None:
-            fields["position"] = {"epoch": position.epoch, "offset": position.offset}
+            fields["position"] = {"epoch": position.epoch or None, "offset": position.offset}
         if delta is not DeltaFormat.NONE:
             fields["delta"] = [DELTA_NAMES[delta]]
         if rewind is not None:
@@ -223,9 +226,11 @@ class ReferenceClient:
         assert ("reason" in fields) == (recovered is False) == ("missed" in fields)
         if recovered:
             assert position is not None
-            assert newest is not None
-            assert position.epoch == newest.epoch
             holding.is_anchored = True
+            if newest is None:
+                assert position == NOWHERE
+                return
+            assert position.epoch in {"", newest.epoch}
             holding.expected_after = newest.offset if newest.offset > position.offset else None
         elif newest is None:
             if recovered is False:

@@ -223,6 +223,7 @@ class Simulation:
     def _check_wrong_position(self, holding: Holding) -> None:
         """A position that an edge calls wrong is not, or no longer, one of the channel: an epoch that is over never comes back."""
         newest = self.newest(holding.channel)
+        assert holding.epoch is not None or not holding.is_anchored, f"{holding}: was nowhere, and is told to be wrong"
         if newest is not None and holding.epoch == newest.epoch:
             assert holding.offset > newest.offset, f"{holding}: told to be wrong, and {newest} is the newest"
 

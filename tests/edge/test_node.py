@@ -11,7 +11,7 @@ import pytest
 import edge.node
 from edge.core.variant import Dialect
 from shared.publication import DeltaFormat, Kind, Position
-from tests.edge.reference_client import ReferenceClient
+from tests.edge.reference_client import NOWHERE, ReferenceClient
 from tests.edge.simulation import SMALL, Edge, Simulation
 
 
@@ -191,13 +191,24 @@ class TestRecovery:
         simulation.check_rest()
         simulation.close()
 
-    @pytest.mark.parametrize("position", [Position("AAAAAAAAAAAAAAAA", 1), Position("", 0)])
+    @pytest.mark.parametrize("position", [Position("AAAAAAAAAAAAAAAA", 1), Position("not an epoch", 0)])
     def test_from_another_epoch_is_told_and_gets_the_newest(self, simulation: Simulation, one: Edge, position: Position):
         for _ in range(3):
             simulation.do(lambda: simulation.push("stream:1"))
         client = joined(simulation, one, "stream:1", position=position)
         assert client.holdings["stream:1"].gaps == [("epoch_changed", None)]
         assert client.holdings["stream:1"].received == 1
+
+    @pytest.mark.parametrize("count", [0, 1, 6, 7])
+    def test_from_before_the_first_publication(self, simulation: Simulation, one: Edge, count: int):
+        for _ in range(count):
+            simulation.do(lambda: simulation.push("latest:1"))
+        client = joined(simulation, one, "latest:1", position=NOWHERE)
+        assert client.holdings["latest:1"].gaps == ([] if count < 7 else [("too_large", {"from": 1, "to": 6})])
+        simulation.do(lambda: simulation.push("latest:1"))
+        simulation.come_to_rest()
+        simulation.check_rest()
+        assert client.holdings["latest:1"].received == (count + 1 if count < 7 else 2)
 
     def test_from_the_future_is_told_and_gets_the_newest(self, simulation: Simulation, one: Edge):
         simulation.do(lambda: simulation.push("stream:1"))

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import edge.node
 from edge.core.variant import Dialect
 from shared.publication import ContentType, DeltaFormat, Position
+from tests.edge.reference_client import NOWHERE
 from tests.edge.simulation import Edge, Simulation
 
 CHANNELS = ("latest:1", "stream:1")
@@ -134,7 +135,7 @@ class EdgeMachine(RuleBasedStateMachine):
         which=numbers,
         channel=channels,
         delta=deltas,
-        how=st.sampled_from(["newest", "older", "older", "future", "former epoch", "foreign epoch"]),
+        how=st.sampled_from(["newest", "older", "older", "nowhere", "future", "former epoch", "foreign epoch"]),
         distance=st.integers(0, 12),
     )
     def resume(self, which: int, channel: str, delta: DeltaFormat, how: str, distance: int) -> None:
@@ -146,6 +147,7 @@ class EdgeMachine(RuleBasedStateMachine):
         position = {
             "newest": newest,
             "older": Position(newest.epoch, max(0, newest.offset - distance)),
+            "nowhere": NOWHERE,
             "future": Position(newest.epoch, newest.offset + distance),
             "former epoch": Position(epochs[distance % len(epochs)] if epochs else newest.epoch, distance),
             "foreign epoch": Position("not an epoch", distance),
@@ -169,7 +171,8 @@ class EdgeMachine(RuleBasedStateMachine):
         def go() -> None:
             client = self.simulation.connect(self.edge(number), dialect)
             for holding in former.holdings.values():
-                client.subscribe(holding.channel, position=holding.position if holding.is_subscribed else None, delta=delta)
+                position = holding.position or (NOWHERE if holding.is_anchored else None)
+                client.subscribe(holding.channel, position=position if holding.is_subscribed else None, delta=delta)
 
         self.simulation.do(go)
 
