@@ -617,6 +617,15 @@ def at(offset: int, epoch: str = EPOCH) -> Object:
     return {"epoch": epoch, "offset": offset}
 
 
+FROM_THE_BEGINNING: Object = {"epoch": None, "offset": 0}
+"""The position of a channel that had no publication."""
+
+
+def epoch_changed() -> Object:
+    """What `subscribed` says to a position of another epoch."""
+    return {"recovered": False, "reason": "epoch_changed", "missed": None}
+
+
 def told(reason: str, first: int | None = None, last: int | None = None, channel: str = "bus:1430") -> Object:
     """What an application sees of a gap at once."""
     return {"gap": {"channel": channel, **lost(reason, first, last)}}
@@ -663,6 +672,14 @@ def plain(fmt: str) -> list[Script]:
         .subscribed(B, 17, kind=None, position=None)
         .publication(17, 1, bus(1))
         .publication(17, 2, bus(2)),
+        Script(fmt, "a stream that is rewound, lost before its first publication", "comes back with the position told in `subscribed`")
+        .connect()
+        .subscribe(B, rewind={"count": 2})
+        .subscribed(B, 17, kind="stream", position=at(12))
+        .lose()
+        .connect({"channel": B, "position": at(12)})
+        .subscribed(B, 17, kind="stream", position=at(13), recovered=True)
+        .publication(17, 13, bus(1), recovered=True),
         Script(fmt, "rewind", "what comes first is older than the newest position, and none of it is a duplicate")
         .connect()
         .subscribe(B, rewind={"count": 2})
@@ -767,51 +784,79 @@ def breaks(fmt: str) -> list[Script]:
             script = Script(fmt, f"{name}: {title}", why, delta=(name,))
             return script.connect().subscribe(B).subscribed(B, 17, position=at(12)).publication(17, 12, one)
 
-        script = start("wrong base", "it is not applied; subscribe again without a position. What is still on its way is not used")
+        def refuses(script: Script, *, base: tuple[int, bytes], body: bytes | None = None, name: str = name) -> Script:
+            again = script.resubscribes(B, 3, position=at(12))
+            return script.publication(17, 13, two, base=base, delta=name, body=body, is_seen=False, sends=again)
+
         made.append(
-            script.publication(17, 13, two, base=(11, one), delta=name, is_seen=False, sends=script.resubscribes(B, 3))
+            refuses(
+                start("wrong base", "it is not applied; subscribe again from the position held. What is still on its way is not used"),
+                base=(11, one),
+            )
             .publication(17, 14, three, base=(13, two), delta=name, is_seen=False)
             .publication(17, 15, three, is_seen=False)
             .control({"type": "unsubscribed", "id": 3, "channel": B})
-            .subscribed(B, 17, 4, position=at(15))
-            .publication(17, 15, three, gap=lost("delta_refused", 13, 14))
-            .publication(17, 16, two, base=(15, three), delta=name)
+            .subscribed(B, 17, 4, position=at(15), recovered=True)
+            .publication(17, 13, two, recovered=True)
+            .publication(17, 14, three, base=(13, two), delta=name, recovered=True)
+            .publication(17, 15, one, recovered=True)
+            .publication(17, 16, two, base=(15, one), delta=name)
         )
-        script = start("a damaged delta", "subscribe again without a position; nothing was missed where the newest is the next one")
         made.append(
-            script.publication(
-                17,
-                13,
-                two,
+            refuses(
+                start("a damaged delta", "subscribe again from the position held: what it should have brought comes whole"),
                 base=(12, one),
-                delta=name,
                 body=b'[{"op":"remove","path":"/nothing"}]',
-                is_seen=False,
-                sends=script.resubscribes(B, 3),
             )
             .control({"type": "unsubscribed", "id": 3, "channel": B})
-            .subscribed(B, 18, 4, position=at(13))
-            .publication(18, 13, two)
+            .subscribed(B, 18, 4, position=at(13), recovered=True)
+            .publication(18, 13, two, recovered=True)
+            .publication(18, 14, three, base=(13, two), delta=name)
         )
-        script = start("no base yet", "a delta right after subscribing has no base")
+        script = start("no base yet", "a delta right after subscribing has no base, and there is no position to come back with")
         script.steps.pop()
         made.append(
             script.publication(17, 13, two, base=(12, one), delta=name, is_seen=False, sends=script.resubscribes(B, 3))
             .subscribed(B, 17, 4, position=at(13))
             .publication(17, 13, two)
         )
-        script = start("the value that is held comes again", "it is a base, and no publication to the application")
         made.append(
-            script.publication(17, 13, two, base=(11, one), delta=name, is_seen=False, sends=script.resubscribes(B, 3))
-            .subscribed(B, 17, 4, position=at(12))
+            refuses(start("the value that is held comes again", "it is a duplicate"), base=(11, one))
+            .subscribed(B, 17, 4, position=at(12), recovered=True)
             .publication(17, 12, one, is_seen=False)
-            .publication(17, 13, two, base=(12, one), delta=name)
+            .publication(17, 13, two)
         )
-        script = start("another epoch after a wrong base", "the number of what was missed is unknown then")
         made.append(
-            script.publication(17, 13, two, base=(11, one), delta=name, is_seen=False, sends=script.resubscribes(B, 3))
-            .subscribed(B, 17, 4, position=at(40, OTHER_EPOCH))
+            refuses(start("too much missed after a wrong base", "the edge says what is lost, as to any position"), base=(11, one))
+            .subscribed(
+                B,
+                17,
+                4,
+                position=at(40),
+                recovered=False,
+                reason="history_trimmed",
+                missed={"from": 13, "to": 39},
+                sees=[told("history_trimmed", 13, 39)],
+            )
+            .publication(17, 40, three, gap=lost("history_trimmed", 13, 39))
+        )
+        made.append(
+            refuses(start("another epoch after a wrong base", "the number of what was missed is unknown then"), base=(11, one))
+            .subscribed(B, 17, 4, position=at(40, OTHER_EPOCH), **epoch_changed(), sees=[told("epoch_changed")])
             .publication(17, 40, three, epoch=OTHER_EPOCH, gap=lost("epoch_changed"))
+        )
+        script = Script(fmt, f"{name}: a stream with a delta that does not fit", "loses nothing", delta=(name,))
+        script.connect().subscribe(B).subscribed(B, 17, kind="stream", position=at(12))
+        made.append(
+            refuses(script, base=(12, one))
+            .subscribed(B, 17, 4, kind="stream", position=at(15), recovered=True)
+            .publication(17, 13, two, recovered=True)
+            .lose()
+            .connect({"channel": B, "position": at(13)})
+            .subscribed(B, 3, kind="stream", position=at(15), recovered=True)
+            .publication(3, 14, three, recovered=True)
+            .publication(3, 15, one, recovered=True)
+            .publication(3, 16, two)
         )
     script = (
         Script(fmt, "VCDIFF after a JSON Patch", "a patch gives a value, and VCDIFF needs bytes", delta=("vcdiff", "json-patch"))
@@ -822,9 +867,9 @@ def breaks(fmt: str) -> list[Script]:
         .publication(17, 13, two, base=(12, one), delta="json-patch")
     )
     made.append(
-        script.publication(17, 14, three, base=(13, two), delta="vcdiff", is_seen=False, sends=script.resubscribes(B, 3))
-        .subscribed(B, 17, 4, position=at(14))
-        .publication(17, 14, three)
+        script.publication(17, 14, three, base=(13, two), delta="vcdiff", is_seen=False, sends=script.resubscribes(B, 3, position=at(13)))
+        .subscribed(B, 17, 4, position=at(14), recovered=True)
+        .publication(17, 14, three, recovered=True)
     )
     script = (
         Script(fmt, "a hole", "in mode queue no offset is left out: subscribe again from the position held")
@@ -886,8 +931,10 @@ def gaps(fmt: str) -> list[Script]:
     script = start("a delta after a gap", "has no base: the value from before the gap is none", "json-patch")
     made.append(
         script.control(wire_gap(17, "history_trimmed", missed), sees=[told("history_trimmed", 13, 19)])
-        .publication(17, 20, two, base=(12, one), delta="json-patch", is_seen=False, sends=script.resubscribes(B, 3))
-        .subscribed(B, 17, 4, position=at(20))
+        .publication(17, 20, two, base=(12, one), delta="json-patch", is_seen=False, sends=script.resubscribes(B, 3, position=at(12)))
+        .subscribed(
+            B, 17, 4, position=at(20), recovered=False, reason="history_trimmed", missed=missed, sees=[told("history_trimmed", 13, 19)]
+        )
         .publication(17, 20, two, gap=lost("history_trimmed", 13, 19))
     )
     return made
@@ -912,18 +959,8 @@ def resumes(fmt: str) -> list[Script]:
         .connect({"channel": B, "position": at(12)})
         .subscribed(B, 3, position=at(14), recovered=True)
     )
+    based = start("a delta right after a resume", "has no base: the first publication after `subscribed` is full", "json-patch")
     other = start("a delta of another epoch", "after `recovered: false` there is no base, even where the offsets fit", "json-patch")
-    stream = (
-        Script(
-            fmt,
-            "a stream that begins again",
-            "what was missed meanwhile is counted, and stays missed after a resume",
-            delta=("json-patch",),
-        )
-        .connect()
-        .subscribe(B)
-        .subscribed(B, 17, kind="stream", position=at(13))
-    )
     return [
         start("resume", "the position held, another number, and exactly what came since", "vcdiff")
         .subscribed(B, 3, position=at(14), recovered=True)
@@ -934,6 +971,10 @@ def resumes(fmt: str) -> list[Script]:
         .subscribed(B, 3, position=at(12), recovered=True)
         .publication(3, 12, one, is_seen=False)
         .publication(3, 13, two),
+        based.subscribed(B, 3, position=at(13), recovered=True)
+        .publication(3, 13, two, base=(12, one), delta="json-patch", is_seen=False, sends=based.resubscribes(B, 3, position=at(12)))
+        .subscribed(B, 3, 4, position=at(13), recovered=True)
+        .publication(3, 13, two, recovered=True),
         start("resume too late", "the application is told what it missed, and gets the newest value")
         .subscribed(
             B,
@@ -947,14 +988,12 @@ def resumes(fmt: str) -> list[Script]:
         .publication(3, 40, two, gap=lost("history_trimmed", 13, 39))
         .publication(3, 41, three),
         start("resume in another epoch", "nothing of the old stream counts any more")
-        .subscribed(B, 3, position=at(2, OTHER_EPOCH), recovered=False, reason="epoch_changed", missed=None, sees=[told("epoch_changed")])
+        .subscribed(B, 3, position=at(2, OTHER_EPOCH), **epoch_changed(), sees=[told("epoch_changed")])
         .publication(3, 2, two, epoch=OTHER_EPOCH, gap=lost("epoch_changed"))
         .publication(3, 3, three, epoch=OTHER_EPOCH),
-        other.subscribed(
-            B, 3, position=at(13, OTHER_EPOCH), recovered=False, reason="epoch_changed", missed=None, sees=[told("epoch_changed")]
-        )
-        .publication(3, 13, two, base=(12, one), delta="json-patch", is_seen=False, sends=other.resubscribes(B, 3))
-        .subscribed(B, 3, 4, position=at(13, OTHER_EPOCH))
+        other.subscribed(B, 3, position=at(13, OTHER_EPOCH), **epoch_changed(), sees=[told("epoch_changed")])
+        .publication(3, 13, two, base=(12, one), delta="json-patch", is_seen=False, sends=other.resubscribes(B, 3, position=at(12)))
+        .subscribed(B, 3, 4, position=at(13, OTHER_EPOCH), **epoch_changed(), sees=[told("epoch_changed")])
         .publication(3, 13, two, epoch=OTHER_EPOCH, gap=lost("epoch_changed")),
         Script(
             fmt,
@@ -972,18 +1011,19 @@ def resumes(fmt: str) -> list[Script]:
         .publication(3, 12, one, is_seen=False)
         .publication(3, 13, two, recovered=True)
         .publication(3, 14, three, recovered=True),
-        stream.publication(17, 14, two, base=(13, one), delta="json-patch", is_seen=False, sends=stream.resubscribes(B, 3))
-        .subscribed(B, 17, 4, kind="stream", position=at(15), sees=[told("delta_refused", 14, 15)])
-        .lose()
-        .connect({"channel": B, "position": at(15)})
-        .subscribed(B, 3, kind="stream", position=at(16), recovered=True)
-        .publication(3, 16, three, recovered=True, gap=lost("delta_refused", 14, 15)),
         hole.publication(3, 14, three, is_seen=False, sends=hole.resubscribes(B, 3, position=at(12)))
         .subscribed(B, 3, 4, position=at(14), recovered=True)
         .publication(3, 13, two, recovered=True),
         start("resume of a channel that is gone", "there is no newest value; the gap is told at once and again with the next publication")
-        .subscribed(B, 3, kind=None, position=None, recovered=False, reason="epoch_changed", missed=None, sees=[told("epoch_changed")])
+        .subscribed(B, 3, kind=None, **epoch_changed(), sees=[told("epoch_changed")])
         .publication(3, 1, two, epoch=OTHER_EPOCH, gap=lost("epoch_changed")),
+        start("a channel that is gone, and comes back while nobody is connected", "from its beginning; what the old epoch had stays missed")
+        .subscribed(B, 3, kind=None, **epoch_changed(), sees=[told("epoch_changed")])
+        .lose()
+        .connect({"channel": B, "position": FROM_THE_BEGINNING})
+        .subscribed(B, 5, position=at(2, OTHER_EPOCH), recovered=True)
+        .publication(5, 1, two, epoch=OTHER_EPOCH, recovered=True, gap=lost("epoch_changed"))
+        .publication(5, 2, three, epoch=OTHER_EPOCH, recovered=True),
         Script(fmt, "a position from the application", "goes on right behind it")
         .connect()
         .subscribe(B, position=at(30))
@@ -1004,18 +1044,60 @@ def resumes(fmt: str) -> list[Script]:
         .connect({"channel": B, "position": at(12)})
         .subscribed(B, 17, kind="stream", position=at(13), recovered=True)
         .publication(17, 13, one, recovered=True),
-        Script(
-            fmt,
-            "a channel that had nothing, lost before its first publication",
-            "without a position the client itself counts what is missing",
-        )
-        .connect()
-        .subscribe(B)
-        .subscribed(B, 17, kind=None, position=None)
+        *beginnings(fmt),
+    ]
+
+
+def beginnings(fmt: str) -> list[Script]:
+    """Channels that had no publication when they were subscribed to."""
+    one, two, three = bus(41.3), bus(41.31), bus(41.32)
+
+    def start(title: str, why: str) -> Script:
+        return Script(fmt, f"a channel that had nothing: {title}", why).connect().subscribe(B).subscribed(B, 17, kind=None)
+
+    def back(title: str, why: str) -> Script:
+        return start(title, why).lose().connect({"channel": B, "position": FROM_THE_BEGINNING})
+
+    hole = start("its first publication is not offset 1", "in mode queue that is a hole: subscribe again from the beginning")
+    return [
+        back("lost before its first publication", "the client comes back from the beginning, and nothing is missed")
+        .subscribed(B, 3, kind="stream", position=at(3), recovered=True)
+        .publication(3, 1, one, recovered=True)
+        .publication(3, 2, two, recovered=True)
+        .publication(3, 3, three, recovered=True)
+        .publication(3, 4, one)
         .lose()
-        .connect({"channel": B})
-        .subscribed(B, 17, position=at(3))
-        .publication(17, 3, one, gap=lost("subscription_lost", 1, 2)),
+        .connect({"channel": B, "position": at(4)}),
+        back("lost, and still nothing", "the beginning stays the position")
+        .subscribed(B, 3, kind=None, recovered=True)
+        .lose()
+        .connect({"channel": B, "position": FROM_THE_BEGINNING})
+        .subscribed(B, 4, kind=None, recovered=True)
+        .publication(4, 1, one, epoch=OTHER_EPOCH)
+        .publication(4, 2, two, epoch=OTHER_EPOCH),
+        back("lost for too long", "the application is told how much of the beginning it missed")
+        .subscribed(
+            B,
+            3,
+            position=at(40),
+            recovered=False,
+            reason="history_trimmed",
+            missed={"from": 1, "to": 39},
+            sees=[told("history_trimmed", 1, 39)],
+        )
+        .publication(3, 40, two, gap=lost("history_trimmed", 1, 39))
+        .publication(3, 41, three),
+        hole.publication(17, 2, two, is_seen=False, sends=hole.resubscribes(B, 3, position=FROM_THE_BEGINNING))
+        .subscribed(B, 17, 4, kind="stream", position=at(2), recovered=True)
+        .publication(17, 1, one, recovered=True)
+        .publication(17, 2, two, recovered=True),
+        start("ended by the edge before its first publication", "the beginning stays the position")
+        .control(
+            {"type": "unsubscribed", "channel": B, "code": "unavailable", "message": "later", "retry": True},
+            sees=[{"ended": {"channel": B, "code": "unavailable", "retry": True}}],
+        )
+        .lose()
+        .connect({"channel": B, "position": FROM_THE_BEGINNING}),
     ]
 
 
@@ -1084,7 +1166,9 @@ def bares(fmt: str) -> list[Script]:
         made.append(
             script.publication(B, 12, one)
             .publication(B, 13, two, base=(12, one), delta=name)
-            .publication(B, 14, three, base=(13, two), delta=name, epoch=OTHER_EPOCH, is_seen=False, sends=script.resubscribes(B, 1))
+            .publication(
+                B, 14, three, base=(13, two), delta=name, epoch=OTHER_EPOCH, is_seen=False, sends=script.resubscribes(B, 1, position=at(13))
+            )
         )
     return made
 
@@ -1157,6 +1241,8 @@ def json_mistakes() -> list[tuple[str, Object]]:
         ("unknown encoding", {"encoding": "utf-16", "data": "x"}),
         ("an encoding of no string", {"encoding": "utf-8", "data": {}}),
         ("not base64", {"encoding": "base64", "data": "&&&"}),
+        ("a time that is a string", {"time": "now"}),
+        ("a key that is a number", {"key": 7}),
         ("unknown content type", {"content_type": "image/png", "encoding": "base64", "data": ""}),
         ("text without an encoding", {"content_type": "text/plain", "data": "x"}),
     ]
@@ -1172,6 +1258,7 @@ def array_mistakes() -> list[tuple[str, int, Any]]:
         ("an offset that is too large", 2, 2**53),
         ("a full publication without an epoch", 3, 12),
         ("a time that is a string", 4, "now"),
+        ("a key that is bytes", 5, b"k"),
         ("unknown content type", 6, 3),
         ("data that is a string", 7, "{}"),
     ]

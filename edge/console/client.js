@@ -7,13 +7,15 @@ import { decode } from "./vcdiff.js";
 
 const FIRST_RETRY_MS = 300;
 const LONGEST_RETRY_MS = 15_000;
-const OVER_LIMIT_MS = 2_000;
+const OVER_LIMIT_MS = 5_000;
 const COMMAND_RETRY_MS = 1_000;
 const PING_EVERY_MS = 15_000;
 const PONG_WITHIN_MS = 10_000;
 const ANSWER_WITHIN_MS = 10_000;
 // After so many deltas that did not fit, a subscription does without.
 const MAX_RESYNCS = 3;
+// Of a channel that had no publication yet: from its beginning, whatever the epoch.
+const BEGINNING = { epoch: null, offset: 0 };
 
 // One channel that is wanted, and what is held of it.
 export class Subscription {
@@ -31,11 +33,14 @@ export class Subscription {
     this.snapshotUpTo = 0; // offsets up to here were there before the subscription: their age says nothing of latency
     this.gaps = 0;
     this.resyncs = 0;
+    this.position = null; // of the last publication told, or where a stream or an empty channel stood: where to come back
     this.forget();
   }
 
+  // What comes next is full, and judged by nothing of before.
   forget() {
-    this.position = null;
+    this.at = null; // of the last publication that this subscription brought; null where any full one may come
+    this.base = null; // position of the value that the next delta applies to
     this.value = undefined;
     this.bytes = null; // the payload's exact bytes, where they are known
   }
@@ -141,8 +146,10 @@ export class Client {
     let frame;
     try {
       frame = decodeFrame(message);
-    } catch {
-      return; // not ours to repair; the next frame may be sound, and a publication that was in this one will be missed as a base
+    } catch (error) {
+      // What it would have said is lost, so the connection is given up; the positions bring it again.
+      this._giveUp(1000, String(error.message || error));
+      return;
     }
     switch (frame.type) {
       case "publication": return this._publication(frame, wireBytes(message));
@@ -161,7 +168,6 @@ export class Client {
   }
 
   _connected(frame) {
-    this._attempts = 0;
     this.session = frame.session;
     this.limits = frame;
     this._setState("connected", "");
@@ -179,16 +185,23 @@ export class Client {
     subscription.delta = frame.delta;
     subscription.kind = frame.kind;
     subscription.mode = frame.mode;
-    if (frame.recovered === false) {
-      subscription.gaps += 1;
-      subscription.forget();
-    }
+    subscription.forget();
+    if (frame.recovered === true) subscription.at = subscription.position;
+    else this._begin(subscription, frame);
     // With `recovered: true`, what follows was missed while away: its age is no latency either.
     subscription.snapshotUpTo = frame.position ? frame.position.offset : 0;
-    // A stream goes on right behind the position that is told, a latest channel begins with its newest value.
-    if (frame.kind === "stream" && frame.recovered === null) subscription.position = frame.position;
     this._byNumber.set(frame.number, subscription);
     subscription.onChange(subscription);
+  }
+
+  _begin(subscription, { position, kind, recovered }) {
+    if (recovered === false) {
+      subscription.gaps += 1;
+      if (!position) subscription.position = BEGINNING; // it is gone: what comes of it now is new
+    } else if (!position || kind === "stream") {
+      // A stream goes on right behind the position that is told, a latest channel begins with its newest value.
+      subscription.position = subscription.at = position ?? BEGINNING;
+    }
   }
 
   _gap(frame) {
@@ -202,11 +215,11 @@ export class Client {
   _publication(frame, size) {
     const subscription = this._byNumber.get(frame.number);
     if (!subscription) return; // the tail of a subscription that was ended
-    const held = subscription.position;
-    const isSameEpoch = held !== null && (frame.delta !== null || frame.epoch === held.epoch);
-    if (isSameEpoch && frame.offset <= held.offset) return; // seen already
-    const isHole = isSameEpoch && subscription.mode === "queue" && frame.offset > held.offset + 1;
-    if (isHole && (!frame.delta || frame.base === held.offset)) {
+    const { at } = subscription;
+    const isSameEpoch = at !== null && (frame.delta !== null || frame.epoch === at.epoch);
+    if (isSameEpoch && frame.offset <= at.offset) return; // seen already
+    const mayFollow = isSameEpoch || at?.epoch === null;
+    if (mayFollow && subscription.mode === "queue" && frame.offset > at.offset + 1) {
       this._askAgain(subscription);
       return;
     }
@@ -217,7 +230,13 @@ export class Client {
       this._resync(subscription, error);
       return;
     }
+    this._attempts = 0; // a connection that brings something is a good one
     const { value, bytes, position } = subscription;
+    if (value === undefined) {
+      subscription.problem = `offset ${position.offset} is not ${frame.contentType}`;
+      subscription.onChange(subscription);
+      return;
+    }
     // After a JSON Patch the payload's own bytes are not known; its value, written compactly, is as long but for rare forms of numbers.
     const payloadBytes = bytes ? bytes.length : utf8Length(JSON.stringify(value));
     subscription.onPublication({
@@ -233,35 +252,34 @@ export class Client {
   }
 
   _takeFull(subscription, frame) {
-    const held = subscription.position;
-    if (held && held.epoch !== frame.epoch) subscription.gaps += 1;
-    subscription.value = frame.bytes ? parsePayload(frame.bytes, frame.contentType) : frame.data;
-    subscription.bytes = frame.bytes;
-    subscription.position = { epoch: frame.epoch, offset: frame.offset };
+    const { at } = subscription;
+    const value = frame.bytes ? valueOf(frame.bytes, frame.contentType) : frame.data;
+    if (at && at.epoch !== null && at.epoch !== frame.epoch) subscription.gaps += 1;
+    this._hold(subscription, { epoch: frame.epoch, offset: frame.offset }, value, frame.bytes);
   }
 
   _applyDelta(subscription, frame) {
-    const held = subscription.position;
-    if (!held || held.offset !== frame.base) throw new Error(`a delta to ${frame.base}, not to ${held ? held.offset : "nothing"}`);
-    if (frame.delta === "vcdiff") {
-      if (!subscription.bytes) throw new Error("a VCDIFF delta without exact bytes as its base");
-      subscription.bytes = decode(subscription.bytes, frame.bytes);
-      subscription.value = parsePayload(subscription.bytes, frame.contentType);
-    } else if (frame.delta === "json-patch") {
-      subscription.value = apply(subscription.value, frame.data);
-      subscription.bytes = null;
-    } else {
-      throw new Error(`a delta of unknown format ${frame.delta}`);
+    const { base } = subscription;
+    if (!base || base.offset !== frame.base) throw new Error(`a delta to ${frame.base}, not to ${base ? base.offset : "nothing"}`);
+    const position = { epoch: base.epoch, offset: frame.offset };
+    if (frame.delta === "json-patch") {
+      this._hold(subscription, position, apply(subscription.value, frame.data), null);
+      return;
     }
-    subscription.position = { epoch: held.epoch, offset: frame.offset };
+    if (!subscription.bytes) throw new Error("a VCDIFF delta without exact bytes as its base");
+    const bytes = decode(subscription.bytes, frame.bytes);
+    this._hold(subscription, position, valueOf(bytes, frame.contentType), bytes);
   }
 
-  // Drop the value and start anew, as section 5 of the protocol says.
+  _hold(subscription, position, value, bytes) {
+    Object.assign(subscription, { position, at: position, base: position, value, bytes });
+  }
+
+  // Have what follows the position whole, as section 5 of the protocol says.
   _resync(subscription, error) {
     subscription.resyncs += 1;
     subscription.problem = String(error.message || error);
     if (subscription.resyncs >= MAX_RESYNCS) subscription.wanted = [];
-    subscription.forget();
     this._askAgain(subscription);
   }
 
@@ -317,11 +335,16 @@ export class Client {
         this._send({ type: "ping", id: this._id() });
         this._watch(PONG_WITHIN_MS);
       } else {
-        const socket = this._socket;
-        this._closed(4002, "no answer");
-        socket.close(4002);
+        this._giveUp(4002, "no answer");
       }
     }, delayMs);
+  }
+
+  // End a connection that is of no use, and come back.
+  _giveUp(code, reason) {
+    const socket = this._socket;
+    this._closed(code, reason);
+    socket.close(code);
   }
 
   _release() {
@@ -354,6 +377,15 @@ export class Client {
     const jittered = ceiling * (0.5 + this._random() / 2);
     const drain = Math.max(0, this._drainUntilMs - Date.now());
     return Math.max(jittered, code === 4003 ? OVER_LIMIT_MS * (1 + this._random()) : 0) + drain;
+  }
+}
+
+// Undefined where the payload is not what its content type says: that is the writer's fault, and asking for it again would not help.
+function valueOf(bytes, contentType) {
+  try {
+    return parsePayload(bytes, contentType);
+  } catch {
+    return undefined;
   }
 }
 

@@ -6,8 +6,32 @@ export const SUBPROTOCOLS = { json: "distributary.v1.json", msgpack: "distributa
 const DELTAS = [null, "vcdiff", "json-patch"];
 const CONTENT_TYPES = ["application/json", "text/plain", "application/octet-stream"];
 
+const ENCODINGS = [undefined, "utf-8", "base64"];
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
+
+const isInteger = (value) => Number.isSafeInteger(value) && value >= 0;
+const isOffset = (value) => isInteger(value) && value > 0;
+const isString = (value) => typeof value === "string";
+const isWait = (value) => typeof value === "number" && value >= 0;
+const isPosition = (value) => isObject(value) && isString(value.epoch) && isInteger(value.offset);
+const optional = (isSo) => (value) => value === undefined || value === null || isSo(value);
+
+// What the fields that are used must be, by type of frame. A type that is not here is a later version's.
+const SHAPES = {
+  connected: { id: isInteger },
+  subscribed: { id: isInteger, channel: isString, number: isInteger, position: optional(isPosition) },
+  gap: { reason: isString, number: isInteger },
+  unsubscribed: { channel: isString, id: optional(isInteger) },
+  pong: { id: isInteger },
+  error: { code: isString, id: optional(isInteger) },
+  drain: { reconnect_after_ms: isWait },
+  full: { number: isInteger, offset: isOffset, epoch: isString, timeMs: optional(Number.isSafeInteger), key: optional(isString) },
+  delta: { number: isInteger, offset: isOffset, base: isOffset, timeMs: optional(Number.isSafeInteger), key: optional(isString) },
+};
+
+export class FrameError extends Error {}
 
 export function encodeFrame(frame, format) {
   return format === "msgpack" ? msgpack.encode(frame) : JSON.stringify(frame);
@@ -16,29 +40,43 @@ export function encodeFrame(frame, format) {
 // A frame from the edge, text or an ArrayBuffer. A publication becomes {type, number, offset, epoch, base, delta, timeMs, key, contentType,
 // bytes, data}: `bytes` are the payload's or the VCDIFF delta's, or null where `data`, a JSON value, says it all. Throws where it cannot be read.
 export function decodeFrame(message) {
-  if (typeof message !== "string") {
-    const frame = msgpack.decode(new Uint8Array(message));
-    return Array.isArray(frame) ? publicationOfArray(frame) : frame;
+  const frame = typeof message === "string" ? JSON.parse(message) : msgpack.decode(new Uint8Array(message));
+  if (Array.isArray(frame) && typeof message !== "string") return checked(publicationOfArray(frame));
+  if (!isObject(frame) || !isString(frame.type)) throw new FrameError("a frame without a type");
+  return checked(frame.type === "publication" ? publicationOfObject(frame) : frame);
+}
+
+function checked(frame) {
+  const shape = SHAPES[frame.type !== "publication" ? frame.type : frame.delta ? "delta" : "full"];
+  for (const [name, isSo] of Object.entries(shape ?? {})) {
+    if (!isSo(frame[name])) throw new FrameError(`${frame.type}: a wrong ${name}`);
   }
-  const frame = JSON.parse(message);
-  return frame.type === "publication" ? publicationOfObject(frame) : frame;
+  return frame;
 }
 
 function publicationOfObject(frame) {
   const { number, offset, epoch, base, delta = null, time, key, content_type: contentType = CONTENT_TYPES[0], encoding, data } = frame;
-  const isBinary = encoding !== undefined || delta === "vcdiff";
-  const bytes = !isBinary ? null : encoding === "utf-8" ? encoder.encode(data) : fromBase64(data);
-  return { type: "publication", number, offset, epoch, base, delta, timeMs: time, key, contentType, bytes, data: isBinary ? undefined : data };
+  if (!DELTAS.includes(delta) || !CONTENT_TYPES.includes(contentType) || !ENCODINGS.includes(encoding)) throw new FrameError("a word that is not known");
+  const isValue = delta === "json-patch" || (delta === null && contentType === CONTENT_TYPES[0]);
+  if (data === undefined || (encoding ? !isString(data) : !isValue)) throw new FrameError("data and encoding do not fit");
+  const bytes = !encoding ? null : encoding === "utf-8" ? encoder.encode(data) : fromBase64(data);
+  return { type: "publication", number, offset, epoch, base, delta, timeMs: time, key, contentType, bytes, data: encoding ? undefined : data };
 }
 
-function publicationOfArray([format, number, offset, origin, time, key, contentType, bytes]) {
+function publicationOfArray([format, number, offset, origin, time, key, contentNumber, bytes]) {
   const delta = DELTAS[format];
+  const contentType = CONTENT_TYPES[contentNumber];
+  if (delta === undefined || contentType === undefined || !(bytes instanceof Uint8Array)) throw new FrameError("a format that is not known, or no data");
   const place = delta ? { base: origin } : { epoch: origin };
   const isPatch = delta === "json-patch";
   return {
-    type: "publication", number, offset, ...place, delta, timeMs: time ?? undefined, key: key ?? undefined, contentType: CONTENT_TYPES[contentType],
+    type: "publication", number, offset, ...place, delta, timeMs: time ?? undefined, key: key ?? undefined, contentType,
     bytes: isPatch ? null : bytes, data: isPatch ? JSON.parse(decoder.decode(bytes)) : undefined,
   };
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 // The value that the bytes of a payload stand for.

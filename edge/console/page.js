@@ -170,7 +170,7 @@ function showChannel(channel) {
       latency.last === null ? "–" : `${format.milliseconds(latency.p50)}, ${format.milliseconds(latency.last)}`,
     ];
   texts.forEach((text, index) => write(cells[index], text));
-  const title = position ? `epoch ${position.epoch}, deltas ${delta ?? "none"}, gaps ${gaps}` : "";
+  const title = position ? `epoch ${position.epoch ?? "none"}, deltas ${delta ?? "none"}, gaps ${gaps}` : "";
   if (cells[0].title !== title) cells[0].title = title;
 }
 

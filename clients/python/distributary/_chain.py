@@ -3,7 +3,8 @@
 The rules of docs/protocol.md, sections 4, 5 and 7, live here and nowhere else. Two places in the stream are kept apart:
 
 - `_at`: the last publication that *this subscription* brought. What comes next is judged by it. None where anything full may come.
-- `position`: the last publication that the *application* was given. It survives reconnects, and gaps are counted from it.
+- `position`: the last publication that the *application* was given. It survives reconnects: every new subscription begins behind it, so
+  nothing has to be counted here, and what cannot be had is told by the edge.
 """
 
 from __future__ import annotations
@@ -11,34 +12,20 @@ from __future__ import annotations
 import msgspec
 
 from distributary._frames import GapFrame, Incoming, Subscribed
-from distributary.publication import Gap, Missed, Publication
+from distributary.publication import BEGINNING, Gap, Missed, Publication
 from shared.delta import json_patch, vcdiff
 from shared.errors import DeltaError
 from shared.publication import DeltaFormat, Position
 
 QUEUE = "queue"
-DELTA_REFUSED = "delta_refused"
 EPOCH_CHANGED = "epoch_changed"
-SUBSCRIPTION_LOST = "subscription_lost"
 UNKNOWN = "unknown"
-
-
-class _Floor(msgspec.Struct, frozen=True):
-    """A place in a stream; without an epoch, the place before the first publication of a channel that has none yet."""
-
-    epoch: str | None
-    offset: int
-
-
-_NEVER = _Floor(None, 0)
 
 
 class Resubscribe(msgspec.Struct, frozen=True):
     """The chain is broken: nothing more of this subscription is used, and the channel is to be subscribed to again."""
 
     channel: str
-    position: Position | None
-    """From where, or None where the value that is held cannot be trusted."""
     why: str
 
 
@@ -57,7 +44,7 @@ class Chain:
     def __init__(self, channel: str, position: Position | None = None, rewind: dict[str, float] | None = None, *, max_bytes: int) -> None:
         self.channel = channel
         self.position = position
-        """Where to come back: what the application was given last, or where a stream stood when it was subscribed to."""
+        """Where to come back: what the application was given last or, before that, where a stream or an empty channel stood."""
         self.rewind = rewind
         self._max_bytes = max_bytes
         self._mode = QUEUE
@@ -67,11 +54,6 @@ class Chain:
         """Told to the application with the next publication."""
         self._is_gap_behind = False
         """Whether `position` is past the gap, so that a recovery from there does not fill it."""
-        self._floor = _Floor(position.epoch, position.offset) if position else None
-        """Everything up to here was delivered or told as a gap. None: there is nothing yet to miss something of."""
-        self._loss = SUBSCRIPTION_LOST
-        self._counts = False
-        """Whether the next publication is the first after a restart without a position, so that only we can count what is missing."""
         self._recovering: Position | None = None
         """Publications up to here are what a recovery delivers."""
 
@@ -82,35 +64,31 @@ class Chain:
         """Start from the edge's answer; `asked` is the position that the `subscribe` named. Returns a gap that is known at once."""
         self._mode = frame.mode
         newest = Position(frame.position.epoch, frame.position.offset) if frame.position else None
-        self._recovering = None
-        self._counts = False
+        self._recovering = self._base = None  # The first publication is full.
         if asked is not None and frame.recovered:
             self._at = asked
             self._recovering = newest
             if not self._is_gap_behind:
                 self._gap = None  # Another edge could deliver after all what this gap had left out.
             return None
-        self._at = self._base = None
-        if asked is not None:
-            return self._note(Gap(frame.reason or UNKNOWN, frame.missed))
-        return self._start(newest, is_stream=frame.kind == "stream")
+        self._at = None
+        if asked is None:
+            self._start(newest, is_stream=frame.kind == "stream")
+            return None
+        if newest is None:
+            # The channel is gone. Whatever comes of it now is new, and can be had from its beginning.
+            self.position = BEGINNING
+            self._is_gap_behind = True
+        return self._note(Gap(frame.reason or UNKNOWN, frame.missed))
 
-    def _start(self, newest: Position | None, *, is_stream: bool) -> Gap | None:
-        """Start without a position: a stream goes on behind its newest publication, anything else begins with a value."""
-        is_rewound = self.rewind is not None and self.position is None
-        if is_stream and not is_rewound:
-            gap = self._missing_before(newest.epoch, newest.offset + 1) if newest and self._floor else None
-            self._at = newest
-            self.position = newest or self.position
-            self._floor = _Floor(newest.epoch, newest.offset) if newest else self._floor or _NEVER
-            self._is_gap_behind = gap is not None or self._gap is not None
-            return self._note(gap) if gap else None
-        self._counts = self._floor is not None
-        if self._floor is None and newest is None:
-            self._floor = _NEVER
-        elif self._floor is None and newest is not None and is_stream:
-            self._floor = _Floor(newest.epoch, newest.offset)
-        return None
+    def _start(self, newest: Position | None, *, is_stream: bool) -> None:
+        """Start without a position. Only a stream, and a channel without publications, go on from a place that is known already."""
+        if newest is None:
+            self._at = self.position = BEGINNING
+        elif is_stream:
+            self.position = newest
+            if self.rewind is None:
+                self._at = newest
 
     def on_gap(self, frame: GapFrame) -> Gap:
         """The edge skipped something; the newest value, full, is next."""
@@ -122,17 +100,17 @@ class Chain:
         if self._is_duplicate(incoming):
             return None
         if self._is_behind_hole(incoming):
-            return Resubscribe(self.channel, self.position, f"offset {incoming.offset} came after {self._at}")
+            return Resubscribe(self.channel, f"offset {incoming.offset} came after {self._at}")
         if incoming.delta is DeltaFormat.NONE:
             assert incoming.epoch is not None  # noqa: S101 - _frames lets no full publication without an epoch through
             base = _Base(incoming.epoch, incoming.offset, incoming.body, incoming.is_exact)
-            if self._at is not None and self._at.epoch != base.epoch:
+            if self._at is not None and self._at.epoch not in {base.epoch, BEGINNING.epoch}:
                 self._note(Gap(EPOCH_CHANGED, None))
         else:
             try:
                 base = self._apply(incoming)
             except DeltaError as error:
-                return self._refuse(str(error))
+                return Resubscribe(self.channel, str(error))
         self._base = base
         self._at = Position(base.epoch, base.offset)
         return self._deliver(incoming, base, size)
@@ -143,7 +121,9 @@ class Chain:
 
     def _is_behind_hole(self, incoming: Incoming) -> bool:
         at = self._at
-        return self._mode == QUEUE and at is not None and incoming.epoch in {None, at.epoch} and incoming.offset > at.offset + 1
+        if self._mode != QUEUE or at is None or incoming.offset <= at.offset + 1:
+            return False
+        return at.epoch == BEGINNING.epoch or incoming.epoch in {None, at.epoch}
 
     def _apply(self, incoming: Incoming) -> _Base:
         base = self._base
@@ -162,25 +142,11 @@ class Chain:
         body = vcdiff.decode(base.body, incoming.body, max_size=self._max_bytes)
         return _Base(base.epoch, incoming.offset, body, is_exact=True)
 
-    def _refuse(self, why: str) -> Resubscribe:
-        self._base = self._at = None
-        self._loss = DELTA_REFUSED
-        return Resubscribe(self.channel, None, why)
-
-    def _deliver(self, incoming: Incoming, base: _Base, size: int) -> Publication | None:
-        at = Position(base.epoch, base.offset)
-        if self._counts and self._gap is None and (gap := self._missing_before(at.epoch, at.offset)) is not None:
-            self._note(gap)
-        self._counts = False
-        known = self.position
-        if self._gap is None and known is not None and known.epoch == at.epoch and at.offset <= known.offset:
-            return None  # The application has it already: it was needed as a base only.
+    def _deliver(self, incoming: Incoming, base: _Base, size: int) -> Publication:
+        at = self.position = Position(base.epoch, base.offset)
         gap, self._gap = self._gap, None
         self._is_gap_behind = False
         recovering = self._recovering
-        self.position = at
-        self._floor = _Floor(at.epoch, at.offset)
-        self._loss = SUBSCRIPTION_LOST
         return Publication(
             channel=self.channel,
             position=at,
@@ -194,17 +160,6 @@ class Chain:
             recovered=recovering is not None and recovering.epoch == at.epoch and at.offset <= recovering.offset,
             gap=gap,
         )
-
-    def _missing_before(self, epoch: str, offset: int) -> Gap | None:
-        """What lies between the floor and the publication at `offset`."""
-        floor = self._floor
-        if floor is None:
-            return None
-        if floor.epoch not in {None, epoch}:
-            return Gap(EPOCH_CHANGED, None)
-        if offset <= floor.offset + 1:
-            return None
-        return Gap(self._loss, Missed(floor.offset + 1, offset - 1))
 
     def _note(self, gap: Gap) -> Gap:
         """Keep a gap for the next publication, joined with one that still waits; return the new one."""

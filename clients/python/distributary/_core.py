@@ -85,9 +85,6 @@ class _Channel:
         self.stage = _Stage.IDLE
         self.asked_id = 0
         self.asked: Position | None = None
-        self.refuses_position = False
-        """Whether the next `subscribe` names no position, although there is one: the value that goes with it cannot be trusted."""
-        """Cleared by the edge's next `subscribed`: from then on it cannot lead to the same value again."""
         self.number: int | None = None
 
 
@@ -171,11 +168,11 @@ class Core:
             self._detach(channel)
             frames.append(self._command({"type": "unsubscribe", "channel": name})[1])
         chain = channel.chain
-        channel.asked = None if channel.refuses_position else chain.position
+        asked = channel.asked = chain.position
         command: dict[str, Any] = {"type": "subscribe", "channel": name}
-        if channel.asked is not None:
-            command["position"] = {"epoch": channel.asked.epoch, "offset": channel.asked.offset}
-        elif chain.rewind is not None and chain.position is None:
+        if asked is not None:
+            command["position"] = {"epoch": asked.epoch or None, "offset": asked.offset}
+        elif chain.rewind is not None:
             command["rewind"] = chain.rewind
         if channel.delta:
             command["delta"] = list(channel.delta)
@@ -226,7 +223,6 @@ class Core:
         if isinstance(event, Resubscribe):
             self._detach(channel)
             channel.stage = _Stage.BROKEN
-            channel.refuses_position = event.position is None
         return event
 
     def _on_subscribed(self, frame: Subscribed) -> Event | None:
@@ -241,7 +237,6 @@ class Core:
             msg = f"the edge gave number {frame.number} to {name} and to {self._names[frame.number].chain.channel}"
             raise ProtocolError(msg)
         channel.stage = _Stage.LIVE
-        channel.refuses_position = False
         channel.number = frame.number
         self._names[name] = channel
         if frame.number is not None:

@@ -144,9 +144,9 @@ class _ArrayPublication(msgspec.Struct, frozen=True, array_like=True):
     name: Integer | str
     offset: Offset
     where: Any
-    """Checked by hand, as is `key`: msgspec 0.22 crashes on a union of a string, a bounded integer and a tuple."""
+    """Checked by hand: msgspec 0.22 crashes on a union of a string, a bounded integer and a tuple."""
     time: int | None
-    key: Any
+    key: str | None
     content_type: int
     data: bytes
 
@@ -308,20 +308,11 @@ def _from_array(frame: _ArrayPublication) -> Incoming:
         epoch=epoch,
         base=base,
         time_ms=frame.time,
-        key=_key(frame.key),
+        key=frame.key,
         content_type=_CONTENT_TYPE_NUMBERS[frame.content_type],
         body=frame.data,
         is_exact=True,
     )
-
-
-def _key(key: Any) -> str | None:
-    """Keys are text; on their way they may be bytes."""
-    if isinstance(key, bytes):
-        return key.decode()
-    if key is not None and not isinstance(key, str):
-        _reject("a key that is no text")
-    return key
 
 
 def _where(where: Any, delta: DeltaFormat) -> tuple[str | None, int | None]:

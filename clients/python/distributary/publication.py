@@ -10,6 +10,9 @@ import msgspec
 from distributary.errors import PayloadError
 from shared.publication import CONTENT_TYPE_NAMES, ContentType, Position
 
+BEGINNING = Position("", 0)
+"""Of a channel that had no publication yet: from its beginning, whatever the epoch. On its way to the edge the epoch is null."""
+
 
 class Missed(msgspec.Struct, frozen=True, rename={"first": "from", "last": "to"}):
     """Offsets that were not received, both ends included."""
@@ -22,7 +25,7 @@ class Gap(msgspec.Struct, frozen=True):
     """Publications that this subscription did not get, and never will."""
 
     reason: str
-    """One of docs/protocol.md, section 7, or the client's own: `delta_refused`, `subscription_lost` and `unknown`."""
+    """One of docs/protocol.md, section 7, or `unknown` where the edge gave none."""
     missed: Missed | None
     """Which, or None where the number is unknown (another epoch)."""
 
