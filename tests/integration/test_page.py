@@ -19,8 +19,6 @@ from tests.rig.ports import is_listening
 from tests.rig.process import Process
 from tests.rig.wait import wait_until
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 pytestmark = pytest.mark.browser
 
 VEHICLES = 152
@@ -90,6 +88,8 @@ def demo(start_project: StartProject) -> Iterator[Process]:
 @pytest.fixture
 def page(demo: Process, browser_path: str) -> Iterator[Page]:
     url = demo.wait_for_log(r"Live page\s+(http://\S+)").group(1)
+    from playwright import sync_api  # Only here, where it is known to be installed: other tests of this file need no browser.
+
     flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=flags)

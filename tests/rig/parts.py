@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from enum import StrEnum
@@ -44,7 +45,7 @@ def is_there(part: Part) -> bool:
         case Part.HELM:
             return all(map(shutil.which, ("helm", "kubeconform"))) and KUBERNETES_API.exists()
         case Part.BROWSER:
-            return browser() is not None
+            return browser() is not None and importlib.util.find_spec("playwright") is not None
 
 
 def browser() -> str | None:
