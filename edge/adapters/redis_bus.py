@@ -355,7 +355,7 @@ class _Server:
     async def _watch(self, reader: RedisConnection, pubsub: RedisConnection) -> None:
         """Ping both connections until one is lost or does not answer in time."""
         while True:
-            done, _ = await asyncio.wait({reader.lost, pubsub.lost}, timeout=PING_INTERVAL_S)
+            done, _ = await asyncio.wait({reader.lost, pubsub.lost}, timeout=PING_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 msg = f"{self._where}: connection lost"
                 raise BusUnavailableError(msg)
