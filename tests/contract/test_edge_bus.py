@@ -1,0 +1,307 @@
+"""What every bus promises an edge: one suite for the bus in memory and the one over Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from edge.adapters.memory import MemoryBus, MemoryStore
+from edge.adapters.redis_bus import RedisBus
+from edge.adapters.redis_connection import parse_address
+from edge.ports import Bus
+from shared.bus.layout import BusLayout
+from shared.bus.publisher import BusPublisher
+from shared.bus.push import Keep, Push, Pushed, Source
+from shared.bus.servers import connect_servers
+from shared.delta import vcdiff
+from shared.envelope import Envelope
+from shared.errors import BusUnavailableError
+from shared.publication import ContentType, DeltaFormat, Kind, payload_hash
+from tests.rig import parts
+from tests.rig.parts import Part
+from tests.rig.redis_server import RedisServer
+from tests.rig.wait import wait_until_async
+
+T = TypeVar("T")
+
+
+class Events:
+    """Keeps what the bus tells."""
+
+    def __init__(self) -> None:
+        self.arrived: list[tuple[str, Envelope]] = []
+        self.verified: list[str] = []
+
+    def on_publications(self, arrived: Sequence[tuple[str, Envelope]]) -> None:
+        self.arrived += arrived
+
+    def on_verify(self, channels: Sequence[str], why: str) -> None:
+        self.verified += channels
+
+    def offsets(self, channel: str) -> list[int]:
+        return [envelope.offset for name, envelope in self.arrived if name == channel]
+
+
+class World(Protocol):
+    """A bus, and what bridges and fate do to it."""
+
+    bus: Bus
+    events: Events
+
+    async def open(self) -> None: ...
+    async def push(self, push: Push) -> Pushed: ...
+    async def flush(self) -> None: ...
+    async def break_link(self) -> None: ...
+
+
+class MemoryWorld:
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.events = Events()
+        self.link = MemoryBus(self.store)
+        self.bus: Bus = self.link
+
+    async def open(self) -> None:
+        self.store.open()
+        self.store.beat()
+
+    async def push(self, push: Push) -> Pushed:
+        return self.store.push(push)
+
+    async def flush(self) -> None:
+        self.store.flush()
+
+    async def break_link(self) -> None:
+        self.link.break_link()
+        self.link.mend_link()
+
+
+class RedisWorld:
+    def __init__(self, server: RedisServer) -> None:
+        self.events = Events()
+        self.redis = RedisBus([parse_address(server.url)], prefix="d", clock=time.monotonic, random=random.random)
+        self.bus: Bus = self.redis
+        self.publisher = BusPublisher(connect_servers([server.url]), BusLayout(), instance="bridge-1")
+        self._server = server
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        self.publisher.open()
+        self.publisher.reopen(self.publisher.beat())
+        self.publisher.beat()
+
+    async def push(self, push: Push) -> Pushed:
+        return (await asyncio.to_thread(self.publisher.push, [push]))[0]
+
+    async def flush(self) -> None:
+        with contextlib.closing(self._server.client()) as client:
+            await asyncio.to_thread(client.flushall)
+
+    async def break_link(self) -> None:
+        with contextlib.closing(self._server.client()) as client:
+            await asyncio.to_thread(client.client_kill_filter, _type="pubsub")
+
+
+@asynccontextmanager
+async def memory_world() -> AsyncIterator[World]:
+    world = MemoryWorld()
+    running = asyncio.create_task(world.link.run(world.events))
+    await asyncio.sleep(0)
+    yield world
+    running.cancel()
+
+
+@asynccontextmanager
+async def redis_world(server: RedisServer) -> AsyncIterator[World]:
+    world = RedisWorld(server)
+    running = asyncio.create_task(world.redis.run(world.events))
+    yield world
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    world.publisher.close()
+
+
+RunIn = Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+def run_in(request: pytest.FixtureRequest) -> RunIn:
+    """Runs a coroutine function in a world of its own."""
+    make: Callable[[], contextlib.AbstractAsyncContextManager[World]] = memory_world
+    if request.param == "redis":
+        parts.need(Part.REDIS, request.node.nodeid)
+        server: RedisServer = request.getfixturevalue("redis_server")
+        server.flush()
+        make = partial(redis_world, server)
+
+    def run(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(60), make() as world:
+                await test(world)
+
+        asyncio.run(main())
+
+    return run
+
+
+numbers = itertools.count(1)
+
+
+def push(channel: str, payload: bytes, *, base: bytes | None = None, keep: int = 100) -> Push:
+    number = next(numbers)
+    return Push(
+        channel,
+        payload,
+        payload_hash(payload),
+        ContentType.JSON,
+        Kind.STREAM,
+        1_000 + number,
+        Source(b"s" * 12, number, 0),
+        Keep(history_size=keep),
+        DeltaFormat.NONE if base is None else DeltaFormat.VCDIFF,
+        b"" if base is None else vcdiff.encode(base, payload),
+        b"" if base is None else payload_hash(base),
+    )
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until the bus answers."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(BusUnavailableError):
+                return await ask()
+            await asyncio.sleep(0.02)
+
+
+async def subscribed(world: World, *channels: str) -> None:
+    await world.open()
+    for channel in channels:
+        await patiently(partial(world.bus.subscribe, channel))
+
+
+async def read(world: World, channel: str, count: int) -> list[Envelope]:
+    """What the bus holds, once it can be asked."""
+    return (await patiently(partial(world.bus.read, channel, count))).envelopes
+
+
+async def arrived(world: World, channel: str, newest: int) -> None:
+    await wait_until_async(lambda: newest in world.events.offsets(channel), what=f"publication {newest} of {channel}")
+
+
+def test_what_is_published_after_subscribe_arrives_in_order(run_in: RunIn):
+    async def test(world: World) -> None:
+        await subscribed(world, "a")
+        for number in range(1, 21):
+            await world.push(push("a", b"%d" % number))
+        await arrived(world, "a", 20)
+        assert world.events.offsets("a") == list(range(1, 21))
+        assert [envelope.body for _, envelope in world.events.arrived] == [b"%d" % number for number in range(1, 21)]
+
+    run_in(test)
+
+
+def test_only_what_is_subscribed_to_arrives(run_in: RunIn):
+    async def test(world: World) -> None:
+        await subscribed(world, "a", "b", "b")
+        world.bus.unsubscribe("a")
+        await world.push(push("b", b"1"))
+        await arrived(world, "b", 1)
+        for channel in ("a", "c", "b"):
+            await world.push(push(channel, b"2"))
+        await arrived(world, "b", 2)
+        assert {name for name, _ in world.events.arrived} == {"b"}
+        await subscribed(world, "a")
+        await world.push(push("a", b"3"))
+        await arrived(world, "a", 2)
+
+    run_in(test)
+
+
+def test_live_ones_are_deltas_where_the_base_is_right_and_the_history_is_whole(run_in: RunIn):
+    async def test(world: World) -> None:
+        await subscribed(world, "a")
+        first, second, third = (b'{"n":%d,"pad":"%b"}' % (number, b"x" * 100) for number in range(3))
+        await world.push(push("a", first))
+        await world.push(push("a", second, base=first))
+        await world.push(push("a", third, base=first))
+        await arrived(world, "a", 3)
+        assert [(envelope.delta, envelope.base_offset) for _, envelope in world.events.arrived] == [
+            (DeltaFormat.NONE, 0),
+            (DeltaFormat.VCDIFF, 1),
+            (DeltaFormat.NONE, 0),
+        ]
+        assert world.events.arrived[1][1].base_hash == payload_hash(first)
+        assert [envelope.body for envelope in await read(world, "a", 10)] == [first, second, third]
+
+    run_in(test)
+
+
+def test_reads_the_newest_oldest_first(run_in: RunIn):
+    async def test(world: World) -> None:
+        await world.open()
+        for number in range(1, 9):
+            await world.push(push("a", b"%d" % number, keep=5))
+        assert [envelope.offset for envelope in await read(world, "a", 3)] == [6, 7, 8]
+        assert [envelope.offset for envelope in await read(world, "a", 10)] == [4, 5, 6, 7, 8]
+        assert await read(world, "nobody", 10) == []
+
+    run_in(test)
+
+
+def test_a_lost_link_is_made_again_and_everything_is_verified(run_in: RunIn):
+    async def test(world: World) -> None:
+        await subscribed(world, "a", "b")
+        await world.push(push("a", b"1"))
+        await arrived(world, "a", 1)
+        world.events.verified.clear()
+        await world.break_link()
+        await wait_until_async(lambda: set(world.events.verified) == {"a", "b"}, what="everything to be verified")
+        await subscribed(world, "a")
+        await world.push(push("a", b"2"))
+        await arrived(world, "a", 2)
+
+    run_in(test)
+
+
+def test_lost_data_are_not_read_until_a_bridge_has_looked_and_are_verified_then(run_in: RunIn):
+    async def test(world: World) -> None:
+        await subscribed(world, "a")
+        before = await world.push(push("a", b"1"))
+        await arrived(world, "a", 1)
+        await world.flush()
+        with pytest.raises(BusUnavailableError):
+            await world.bus.read("a", 1)
+        world.events.verified.clear()
+        await world.open()
+        await wait_until_async(lambda: "a" in world.events.verified, what="the channel to be verified")
+        assert await read(world, "a", 1) == []
+        after = await world.push(push("a", b"1"))
+        assert (after.offset, before.offset) == (1, 1)
+        assert after.epoch != before.epoch
+        assert (await read(world, "a", 1))[0].epoch == after.epoch
+
+    run_in(test)
+
+
+def test_a_bus_that_no_bridge_has_set_up_is_unavailable(run_in: RunIn):
+    async def test(world: World) -> None:
+        with pytest.raises(BusUnavailableError):
+            await world.bus.read("a", 1)
+        with pytest.raises(BusUnavailableError):
+            await world.bus.subscribe("a")
+        await subscribed(world, "a")
+        await world.push(push("a", b"1"))
+        await arrived(world, "a", 1)
+
+    run_in(test)
