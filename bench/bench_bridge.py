@@ -172,7 +172,7 @@ def main() -> None:
         kafka.create_topic("ticks")
         kafka.produce("vehicles", snapshots())
         kafka.produce("ticks", small_records())
-        rows = []
+        rows: list[tuple[object, ...]] = []
         for what, topic, rules, records in (
             ("152-vehicle snapshots, split, VCDIFF", "vehicles", SPLIT, SNAPSHOTS),
             ("the same, only_changed", "vehicles", ONLY_CHANGED, SNAPSHOTS),

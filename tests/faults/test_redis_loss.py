@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -52,31 +52,35 @@ def test_redis_that_lost_data(
     def newest() -> dict[str, object]:
         return {channel: fleet.expected[channel][-1] for channel in channels}
 
+    async def hold_newest(followers: Sequence[Follower]) -> None:
+        for follower in followers:
+            await follower.wait_for_newest(newest())
+
+    async def produce(followers: Sequence[Follower]) -> None:
+        await asyncio.to_thread(kafka.produce, topic, fleet.snapshots(5))
+        await hold_newest(followers)
+
+    async def lose_once(followers: Sequence[Follower]) -> None:
+        await hold_newest(followers)
+        old = await asyncio.to_thread(server.save)
+        await produce(followers)
+        told = [{channel: len(follower.gaps[channel]) for channel in channels} for follower in followers]
+        await asyncio.to_thread(lose, server, old)
+        # Nothing is produced: what comes back comes from the bridge's memory, standing vehicles included.
+        for follower, before in zip(followers, told, strict=True):
+            for channel in channels:
+                await follower.wait_for_gap(channel, before[channel] + 1)
+        await hold_newest(followers)
+        await produce(followers)
+
     async def follow() -> None:
         async with Follower(stack.url, channels) as deltas, Follower(stack.url, channels, format="json", delta=("json-patch",)) as patches:
-            followers = (deltas, patches)
             for _ in range(ROUNDS):
-                for follower in followers:
-                    await follower.wait_for_newest(newest())
-                old = await asyncio.to_thread(server.save)
-                await asyncio.to_thread(kafka.produce, topic, fleet.snapshots(5))
-                for follower in followers:
-                    await follower.wait_for_newest(newest())
-                told = {channel: len(deltas.gaps[channel]) for channel in channels}
-                await asyncio.to_thread(lose, server, old)
-                # Nothing is produced: what comes back comes from the bridge's memory, standing vehicles included.
-                for channel in channels:
-                    for follower in followers:
-                        await follower.wait_for_gap(channel, told[channel] + 1)
-                for follower in followers:
-                    await follower.wait_for_newest(newest())
-                await asyncio.to_thread(kafka.produce, topic, fleet.snapshots(5))
-                for follower in followers:
-                    await follower.wait_for_newest(newest())
-            for follower in followers:
-                check_history(follower, fleet, channels)
+                await lose_once((deltas, patches))
+            check_history(deltas, fleet, channels)
+            check_history(patches, fleet, channels)
             async with Follower(stack.url, channels) as late:
-                await late.wait_for_newest(newest())
+                await hold_newest((late,))
 
     asyncio.run(follow())
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from distributary import Client, Options, Position, RefusedError
 from tests.rig.fleet import Fleet, Follower, assert_no_hole, write_rules
@@ -54,7 +54,7 @@ def test_every_client_holds_every_value_that_was_produced(
     asyncio.run(follow())
 
 
-async def check_bare(bare: object, fleet: Fleet) -> None:
+async def check_bare(bare: ClientConnection, fleet: Fleet) -> None:
     """A client without a handshake gets one JSON text frame a publication, with channel, epoch, offset and value."""
     values: dict[str, list[object]] = {channel: [] for channel in WATCHED}
     for _ in range(SNAPSHOTS * len(WATCHED)):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -82,7 +83,7 @@ class Follower:
     def __repr__(self) -> str:
         return f"<Follower {self.name}: {sum(map(len, self.got.values()))} publications, {sum(map(len, self.gaps.values()))} gaps>"
 
-    async def __aenter__(self) -> Follower:
+    async def __aenter__(self) -> Self:
         await self._client.__aenter__()
         self._tasks = [asyncio.create_task(self._follow(channel)) for channel in self.got]
         return self
@@ -96,7 +97,10 @@ class Follower:
     async def joined(self, timeout_s: float = 60) -> None:
         """Wait until every channel is subscribed to: what is published from then on arrives one by one."""
         await wait_until_async(
-            lambda: self._is_well() and len(self._joined) == len(self.got), what="all subscriptions", timeout_s=timeout_s, state=lambda: self
+            lambda: self._is_well() and len(self._joined) == len(self.got),
+            what="all subscriptions",
+            timeout_s=timeout_s,
+            state=lambda: self,
         )
 
     def values(self, channel: str) -> list[Any]:
@@ -150,6 +154,6 @@ class Follower:
 
 def assert_no_hole(publications: list[Publication]) -> None:
     """Offsets ascend by one within an epoch."""
-    for before, after in zip(publications, publications[1:], strict=False):
+    for before, after in itertools.pairwise(publications):
         if before.position.epoch == after.position.epoch and after.gap is None:
             assert after.position.offset == before.position.offset + 1
