@@ -27,6 +27,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Malformed frames of one session before it is closed."""
     max_outbox_bytes: int = 1_048_576
     """Unsent bytes of one session before it is a slow consumer."""
+    max_burst_bytes: int = 16_777_216
+    """Unsent bytes beyond `max_outbox_bytes` that one session has asked for by subscribing; one larger publication may be more."""
     max_recovery_items: int = 1_000
     max_recovery_bytes: int = 4_194_304
     """What one subscription may get at once when it recovers."""

@@ -91,6 +91,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     __slots__ = (
         "_address",
+        "_burst",
         "_close_at",
         "_connect_by",
         "_endpoint",
@@ -118,6 +119,7 @@ class WebSocketConnection(asyncio.Protocol):
         )
         self._fragments: list[bytes] = []
         self._address = ""
+        self._burst = 0
         self._is_awaiting_pong = False
         self._is_slow = False
         self._close_at = 0.0
@@ -132,6 +134,8 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection over from uvicorn; the bytes of the request follow."""
         self._transport = cast("asyncio.Transport", transport)
+        # uvicorn does this after the handshake; by then a bare client's first values may be more than fits, and `pause_writing` not for us.
+        self._transport.set_protocol(self)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
 
@@ -166,15 +170,20 @@ class WebSocketConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """The client has caught up with a burst that it had asked for."""
+        self._burst = 0
         self._transport.set_write_buffer_limits(high=self._endpoint.node.limits.max_outbox_bytes)
 
     # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
 
     def allow_burst(self, size: int) -> None:
         """See `edge.ports.ClientPipe`."""
-        if size > self._endpoint.node.limits.max_outbox_bytes // 2:
-            limit = self._endpoint.node.limits.max_outbox_bytes + self._transport.get_write_buffer_size() + size
-            self._transport.set_write_buffer_limits(high=limit)
+        limits = self._endpoint.node.limits
+        unsent = self._transport.get_write_buffer_size()
+        if unsent + size <= limits.max_outbox_bytes // 2:
+            return
+        # Many small starts are a burst, too. But one that is asked for again and again and never read must come to an end.
+        self._burst = max(size, min((self._burst if unsent else 0) + size, limits.max_burst_bytes))
+        self._transport.set_write_buffer_limits(high=limits.max_outbox_bytes + self._burst)
 
     def close(self, code: int, reason: str) -> None:
         """See `edge.ports.ClientPipe`."""
