@@ -1,0 +1,595 @@
+"""An edge as its operator and its worst clients meet it: limits, hostile bytes, health, signals, wrong options."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, Self
+
+import pytest
+import websockets
+from websockets.asyncio.client import connect
+
+from shared.bus.layout import BusLayout
+from tests.conftest import StartProject, StartRedis
+from tests.edge.service import Bridge, EdgeProcess, aside, bare, client, get, run, wait_for_json
+from tests.rig.ports import free_port
+from tests.rig.redis_server import RedisServer
+from tests.rig.wait import wait_until, wait_until_async
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+@pytest.fixture
+def bridge(redis_url: str) -> Iterator[Bridge]:
+    with Bridge(redis_url) as bridge:
+        bridge.push("a", {"n": 1})
+        yield bridge
+
+
+@pytest.fixture
+def edge(bridge: Bridge, redis_url: str, start_project: StartProject) -> EdgeProcess:
+    edge = EdgeProcess(start_project, redis_url)
+    wait_for_json(edge.internal("/health/ready"), lambda health: bool(health["status"] == "ok"))
+    return edge
+
+
+class RawSocket:
+    """A client below WebSocket: sends any bytes, and reads frames as they come."""
+
+    def __init__(self, edge: EdgeProcess, *, path: str = "/v1/ws", receive_buffer: int = 0) -> None:
+        self._socket = socket.socket()
+        if receive_buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._socket.settimeout(15)
+        self._socket.connect(("127.0.0.1", edge.port))
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.send(
+            f"GET {path} HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        self._unread = b""
+        while b"\r\n\r\n" not in self._unread:
+            self._unread += self._socket.recv(4_096)
+        head, self._unread = self._unread.split(b"\r\n\r\n", 1)
+        self.status = int(head.split()[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def frame(self, opcode: int, payload: bytes, *, fin: bool = True, masked: bool = True, claims: int | None = None) -> None:
+        """Send one frame; `claims` another length than it has."""
+        size = len(payload) if claims is None else claims
+        mask_bit = 0x80 if masked else 0
+        head = bytes([opcode | (0x80 if fin else 0)])
+        if size < 126:
+            head += bytes([size | mask_bit])
+        elif size < 65_536:
+            head += struct.pack(">BH", 126 | mask_bit, size)
+        else:
+            head += struct.pack(">BQ", 127 | mask_bit, size)
+        self.send(head + (b"\0\0\0\0" if masked else b"") + payload)
+
+    def command(self, **fields: Any) -> None:
+        self.frame(TEXT, json.dumps(fields).encode())
+
+    def next(self) -> tuple[int, bytes]:
+        """The next frame: opcode and payload."""
+        first, second = self._take(2)
+        size = second & 0x7F
+        if size == 126:
+            (size,) = struct.unpack(">H", self._take(2))
+        elif size == 127:
+            (size,) = struct.unpack(">Q", self._take(8))
+        return first & 0x0F, self._take(size)
+
+    def answer(self) -> Any:
+        """The next text frame, read."""
+        opcode, payload = self.next()
+        assert opcode == TEXT, (opcode, payload)
+        return json.loads(payload)
+
+    def close_code(self) -> int:
+        """Read on to the close frame; returns its code."""
+        while True:
+            opcode, payload = self.next()
+            if opcode == CLOSE:
+                (code,) = struct.unpack(">H", payload[:2])
+                return int(code)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._unread) < size:
+            data = self._socket.recv(65_536)
+            if not data:
+                msg = "the edge has ended the connection"
+                raise ConnectionError(msg)
+            self._unread += data
+        taken, self._unread = self._unread[:size], self._unread[size:]
+        return taken
+
+
+def lives(edge: EdgeProcess) -> None:
+    """The process serves others as before."""
+    with RawSocket(edge, path="/v1/ws?channels=a") as other:
+        assert other.answer()["data"] == {"n": 1}
+    assert "Traceback" not in edge.process.output(), edge.process.tail()
+
+
+class TestHostileFrames:
+    @pytest.fixture
+    def raw(self, edge: EdgeProcess) -> Iterator[RawSocket]:
+        with RawSocket(edge) as raw:
+            raw.command(type="connect", id=1)
+            assert raw.answer()["type"] == "connected"
+            yield raw
+        lives(edge)
+
+    def test_too_large(self, raw: RawSocket):
+        raw.frame(TEXT, b"x" * 65_537)
+        assert raw.close_code() == 1009
+
+    def test_too_large_by_its_own_word(self, raw: RawSocket):
+        raw.frame(TEXT, b"x", claims=2**40)
+        assert raw.close_code() == 1009
+
+    def test_too_large_in_fragments(self, raw: RawSocket):
+        raw.frame(TEXT, b"x" * 40_000, fin=False)
+        raw.frame(0, b"x" * 40_000)
+        assert raw.close_code() == 1009
+
+    def test_as_large_as_may_be(self, raw: RawSocket):
+        command = json.dumps({"type": "ping", "id": 5, "pad": ""}).encode()
+        raw.frame(TEXT, command[:-2] + b"x" * (65_536 - len(command)) + command[-2:])
+        assert raw.answer() == {"type": "pong", "id": 5}
+
+    def test_cut_short(self, raw: RawSocket):
+        raw.frame(TEXT, b'{"type":', claims=100)
+
+    def test_in_fragments_with_a_ping_between(self, raw: RawSocket):
+        raw.frame(TEXT, b'{"type":"pi', fin=False)
+        raw.frame(PING, b"hello")
+        raw.frame(0, b'ng","id', fin=False)
+        raw.frame(0, b'":7}')
+        answers = dict([raw.next(), raw.next()])
+        assert answers == {PONG: b"hello", TEXT: b'{"type":"pong","id":7}'}
+
+    def test_byte_by_byte(self, raw: RawSocket):
+        raw._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        payload = b'{"type":"ping","id":7}'
+        for byte in bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload:
+            raw.send(bytes([byte]))
+        assert raw.answer() == {"type": "pong", "id": 7}
+
+    def test_of_the_wrong_kind(self, raw: RawSocket):
+        raw.frame(BINARY, b"\x81\xa2id\x01")
+        assert raw.close_code() == 1003
+
+    @pytest.mark.parametrize("payload", [b"\xff\xfe", b'{"type":"ping","id":1,"x":"\xc3"}'])
+    def test_not_utf_8(self, raw: RawSocket, payload: bytes):
+        raw.frame(TEXT, payload)
+        assert raw.close_code() == 1007
+
+    def test_not_utf_8_across_fragments_is_looked_at_whole(self, raw: RawSocket):
+        raw.frame(TEXT, b'{"type":"ping","id":1,"x":"\xc3', fin=False)
+        raw.frame(0, b'\xbc"}')
+        assert raw.answer() == {"type": "pong", "id": 1}
+
+    def test_unmasked(self, raw: RawSocket):
+        raw.frame(TEXT, b"{}", masked=False)
+        assert raw.close_code() == 1002
+
+    @pytest.mark.parametrize("data", [b"\x83\x80\0\0\0\0", b"\xf1\x80\0\0\0\0", b"\x80\x80\0\0\0\0", b"\x09\x80\0\0\0\0"])
+    def test_against_the_standard(self, raw: RawSocket, data: bytes):
+        raw.send(data)
+        assert raw.close_code() == 1002
+
+    def test_errors_are_answered_and_too_many_end_it(self, raw: RawSocket):
+        for message in (
+            b"",
+            b"{",
+            b"[]",
+            b'{"id":0}',
+            b'{"id":1,"type":"x"}',
+            b'{"id":2,"type":"subscribe"}',
+            b'{"id":3,"type":[]}',
+            b"1",
+            b"null",
+        ):
+            raw.frame(TEXT, message)
+            assert raw.answer()["type"] == "error"
+        raw.command(type="ping", id=4)
+        assert raw.answer() == {"type": "pong", "id": 4}
+        raw.frame(TEXT, b"the tenth")
+        assert raw.answer()["code"] == "bad_frame"
+        assert raw.close_code() == 4102
+
+    def test_commands_after_the_end_do_nothing(self, raw: RawSocket, edge: EdgeProcess):
+        """All in one segment: ten errors, then a subscribe."""
+        payload = json.dumps({"type": "subscribe", "id": 1, "channel": "after-the-end"}).encode()
+        raw.send(b"\x81\x81\0\0\0\0x" * 10 + bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
+        assert raw.close_code() == 4102
+        assert wait_for_json(edge.internal("/health/ready"), lambda _: True)["channels"] == 0
+
+    def test_nested_as_deep_as_fits(self, raw: RawSocket):
+        for depth in (980, 990, 995, 998, 1_000, 30_000):
+            raw.frame(TEXT, b'{"id":1,"type":' + b"[" * depth + b"]" * depth + b"}")
+            assert raw.answer()["type"] == "error"
+
+    def test_channels_that_are_none(self, raw: RawSocket):
+        for name in ("", "*", "a b", "a{1}", "ü", "x" * 256, "d:{0}:incarnation", "\x00"):
+            raw.command(type="subscribe", id=5, channel=name)
+            answer = raw.answer()
+            assert (answer["code"], answer["id"], answer["retry"]) == ("bad_channel", 5, False)
+
+    @pytest.mark.parametrize(
+        ("position", "reason"),
+        [
+            ({"epoch": "AAAAAAAAAAAAAAAA", "offset": 1}, "epoch_changed"),
+            ({"epoch": None, "offset": 2**53 - 1}, None),
+            ("future", "position_ahead"),
+        ],
+    )
+    def test_positions_that_are_none(self, raw: RawSocket, bridge: Bridge, position: Any, reason: str | None):
+        if position == "future":
+            position = {"epoch": next(iter(bridge.published))[1], "offset": 2}
+        raw.command(type="subscribe", id=5, channel="a", position=position)
+        answer = raw.answer()
+        if reason is None:
+            assert answer["code"] == "bad_frame"
+        else:
+            assert (answer["recovered"], answer["reason"], answer["missed"]) == (False, reason, None)
+            assert raw.answer()["data"] == {"n": 1}
+
+
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+
+
+def upgrade(*headers: str, path: str = "/v1/ws") -> bytes:
+    """A request for a WebSocket with these headers."""
+    lines = (f"GET {path} HTTP/1.1", "Host: e", "Upgrade: websocket", "Connection: Upgrade", *headers, "", "")
+    return "\r\n".join(lines).encode()
+
+
+class TestHandshake:
+    @pytest.mark.parametrize(
+        ("request_", "status"),
+        [
+            (upgrade(), 400),
+            (upgrade("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"), 400),
+            (upgrade("Sec-WebSocket-Version: 7", KEY), 400),
+            (upgrade("Sec-WebSocket-Version: 13", KEY, path="/other"), 404),
+            (b"POST /v1/ws HTTP/1.1\r\nHost: e\r\nContent-Length: 0\r\n\r\n", 404),
+            (b"GET /v1/ws HTTP/1.1\r\nHost: e\r\n\r\n", 404),
+            (b"nonsense\r\n\r\n", 400),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 50, 400),
+        ],
+    )
+    def test_what_is_none_is_refused(self, edge: EdgeProcess, request_: bytes, status: int):
+        with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as raw:
+            raw.sendall(request_)
+            assert int(raw.recv(4_096).split()[1]) == status
+        lives(edge)
+
+    def test_one_that_ends_half_way(self, edge: EdgeProcess):
+        with socket.create_connection(("127.0.0.1", edge.port)) as raw:
+            raw.sendall(b"GET /v1/ws HTTP/1.1\r\nUpgr")
+        lives(edge)
+
+    def test_bad_names_in_the_url_are_errors_and_the_others_are_served(self, edge: EdgeProcess):
+        with RawSocket(edge, path="/v1/ws?channels=a%20b,a,,a*&delta=nonsense") as raw:
+            frames = [raw.answer() for _ in range(4)]
+            assert {frame["channel"]: frame.get("code") for frame in frames} == {
+                "a b": "bad_channel",
+                "a": None,
+                "": "bad_channel",
+                "a*": "bad_channel",
+            }
+
+    def test_subprotocol(self, edge: EdgeProcess):
+        async def main() -> None:
+            async with connect(
+                edge.url(), subprotocols=[websockets.Subprotocol("other"), websockets.Subprotocol("distributary.v1.msgpack")]
+            ) as it:
+                assert it.subprotocol == "distributary.v1.msgpack"
+
+        run(main)
+
+
+class TestLimits:
+    def start(self, start_project: StartProject, redis_url: str, *options: str | int) -> EdgeProcess:
+        return EdgeProcess(start_project, redis_url, *options)
+
+    def test_connections(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        edge = self.start(start_project, redis_url, "--max-connections", 2)
+        with RawSocket(edge) as first, RawSocket(edge), RawSocket(edge) as refused:
+            assert (first.status, refused.status) == (101, 503)
+            first.frame(CLOSE, struct.pack(">H", 1_000))
+            assert first.close_code() == 1_000
+            wait_for_json(edge.internal("/health/ready"), lambda health: bool(health["connections"] == 1))
+            with RawSocket(edge) as again:
+                assert again.status == 101
+
+    def test_connections_of_one_address(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        edge = self.start(start_project, redis_url, "--max-connections-per-address", 1)
+        with RawSocket(edge) as first, RawSocket(edge) as refused:
+            assert (first.status, refused.status) == (101, 503)
+
+    def test_subscriptions(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        edge = self.start(start_project, redis_url, "--max-subscriptions", 2)
+
+        async def main() -> None:
+            async with client(edge) as listener:
+                answers = [await listener.ask(type="subscribe", channel=f"c{number}") for number in range(3)]
+                assert [answer.get("code") for answer in answers] == [None, None, "too_many_subscriptions"]
+
+        run(main)
+
+    def test_a_client_that_says_nothing_is_closed(self, edge: EdgeProcess):
+        with RawSocket(edge) as raw:
+            assert raw.close_code() == 4101
+
+    def test_a_client_that_answers_no_ping_is_closed(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        edge = self.start(start_project, redis_url, "--ping-interval-s", 1)
+
+        async def main() -> None:
+            async with bare(edge, "a") as listener:
+                with RawSocket(edge, path="/v1/ws?channels=a") as silent:
+                    assert await aside(silent.close_code) == 4002
+                assert listener.connection.close_code is None
+                assert (await listener.ask(type="ping"))["type"] == "pong"
+
+        run(main)
+
+
+class TestSlowConsumer:
+    def test_is_closed_and_costs_nobody_else(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        edge = EdgeProcess(start_project, redis_url, "--max-outbox-bytes", 65_536)
+
+        async def main() -> None:
+            async with bare(edge, "big") as quick:
+                with RawSocket(edge, path="/v1/ws?channels=big", receive_buffer=4_096) as slow:
+                    for number in range(200):
+                        await aside(bridge.push, "big", {"n": number, "pad": os.urandom(30_000).hex()})
+                        if "slow consumer" in edge.process.output():
+                            break
+                    await wait_until_async(lambda: len(quick.heard) == number + 1, what="everything at the quick one", state=quick.__repr__)
+                    assert quick.gaps == []
+                    quick.check(bridge.published)
+                    assert await aside(slow.close_code) == 4001
+                await aside(wait_for_json, edge.internal("/health/ready"), lambda health: health["connections"] == 1)
+                assert b"distributary_edge_slow_consumers_total 1.0" in (await aside(get, edge.internal("/metrics")))[1]
+
+        run(main)
+
+    def test_one_that_comes_back_resumes(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        edge = EdgeProcess(start_project, redis_url, "--max-outbox-bytes", 65_536)
+
+        async def main() -> None:
+            await aside(bridge.push, "big", {"n": 0})
+            with RawSocket(edge, path="/v1/ws?channels=big", receive_buffer=4_096) as slow:
+                got = [await aside(slow.answer)]
+                for number in range(1, 200):
+                    await aside(bridge.push, "big", {"n": number, "pad": os.urandom(30_000).hex()}, keep=1_000)
+                    if "slow consumer" in edge.process.output():
+                        break
+                with contextlib.suppress(AssertionError):
+                    while True:
+                        got.append(await aside(slow.answer))
+            assert [frame["data"]["n"] for frame in got] == list(range(len(got)))
+            for last in range(number + 1, number + 4):
+                await aside(bridge.push, "big", {"n": last}, keep=1_000)
+            async with client(edge) as again:
+                answer = await again.ask(type="subscribe", channel="big", position={"epoch": got[-1]["epoch"], "offset": got[-1]["offset"]})
+                assert answer["recovered"] is True
+                await wait_until_async(lambda: again.heard and again.heard[-1].value["n"] == last, what="the newest")
+                assert [each.value["n"] for each in again.heard] == list(range(len(got), last + 1))
+
+        run(main)
+
+    def test_many_first_values_at_once_are_what_was_asked_for(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        """More than an outbox holds, in parts that are each small: no reason to close."""
+        edge = EdgeProcess(start_project, redis_url, "--max-outbox-bytes", 65_536)
+        names = [f"first:{number}" for number in range(300)]
+
+        async def main() -> None:
+            for name in names:
+                await aside(bridge.push, name, {"pad": os.urandom(15_000).hex()})
+            async with bare(edge, ",".join(names)) as warm:  # the values are in the edge then, and come at once
+                await wait_until_async(lambda: len(warm.heard) == len(names), what="every value", state=warm.__repr__)
+            with RawSocket(edge, path=f"/v1/ws?channels={','.join(names)}", receive_buffer=4_096) as slowly:
+                # It reads once the edge has written all, and more than the kernel takes.
+                await aside(wait_for_json, edge.internal("/health/ready"), lambda health: health["connections"] == 1)
+                got = [await aside(slowly.answer) for _ in names]
+            assert {frame["channel"] for frame in got} == set(names)
+
+        run(main)
+
+    def test_first_values_without_bound_are_not(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        """A bare client that never reads, and asks for more than any burst may be: the bound holds during the handshake, too."""
+        edge = EdgeProcess(start_project, redis_url)
+        names = [f"huge:{number}" for number in range(4)]
+
+        async def main() -> None:
+            for name in names:
+                await aside(bridge.push, name, os.urandom(6_000_000))
+            async with bare(edge, ",".join(names), format="msgpack") as warm:
+                await wait_until_async(lambda: len(warm.heard) == len(names), what="every value", state=warm.__repr__)
+                with RawSocket(edge, path=f"/v1/ws?channels={','.join(names)}", receive_buffer=4_096) as greedy:
+                    await aside(edge.process.wait_for_log, "slow consumer")
+                    assert await aside(greedy.close_code) == 4001
+
+        run(main)
+
+    def test_what_is_asked_for_again_and_again_comes_to_an_end(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        """A client that never reads cannot make the edge hold as much as it likes by subscribing."""
+        edge = EdgeProcess(start_project, redis_url, "--max-outbox-bytes", 65_536)
+
+        async def main() -> None:
+            await aside(bridge.push, "big", {"pad": os.urandom(500_000).hex()})
+            async with bare(edge, "big") as warm:
+                await wait_until_async(lambda: warm.heard, what="the value")
+                with RawSocket(edge, receive_buffer=4_096) as greedy:
+                    greedy.command(type="connect", id=1)
+                    for number in range(1, 60):
+                        greedy.command(type="subscribe", id=number, channel="big")
+                        greedy.command(type="unsubscribe", id=number, channel="big")
+                    await aside(edge.process.wait_for_log, "slow consumer")
+                    assert await aside(greedy.close_code) == 4001
+
+        run(main)
+
+
+class TestOperation:
+    def test_health_and_metrics(self, edge: EdgeProcess):
+        async def main() -> None:
+            async with bare(edge, "a") as listener:
+                await listener.wait_for("a", {"n": 1})
+                assert await aside(get, edge.internal("/health/live")) == (200, b'{"status":"ok"}')
+                status, body = await aside(get, edge.internal("/health/ready"))
+                health = json.loads(body)
+                assert (status, health["status"], health["connections"], health["channels"]) == (200, "ok", 1, 1)
+                assert health["bus"][0]["connected"] is True
+                text = (await aside(get, edge.internal("/metrics")))[1].decode()
+                for line in ("distributary_edge_connections 1.0", "distributary_edge_channels 1.0", "distributary_edge_bus_up 1.0"):
+                    assert line in text
+                assert re.search(r"^distributary_edge_bus_reads_total [1-9]", text, re.MULTILINE)
+                for path in ("/health/ready", "/metrics"):
+                    assert (await aside(get, edge.http(path)))[0] == 404
+
+        run(main)
+
+    def test_channel_info(self, edge: EdgeProcess, bridge: Bridge):
+        epoch = next(iter(bridge.published))[1]
+        status, body = get(edge.http("/v1/channels/a"))
+        assert (status, json.loads(body)) == (200, {"channel": "a", "kind": "latest", "position": {"epoch": epoch, "offset": 1}})
+        assert get(edge.http("/v1/channels/never"))[0] == 404
+        assert get(edge.http("/v1/channels/a%20b"))[0] == 400
+        assert get(edge.http("/v1/channels/" + "x" * 256))[0] == 400
+
+    def test_without_redis_it_is_degraded_and_alive(self, start_redis: StartRedis, start_project: StartProject):
+        server = start_redis()
+        with Bridge(server.url) as bridge:
+            bridge.push("a", {"n": 1})
+            edge = EdgeProcess(start_project, server.url)
+            wait_for_json(edge.internal("/health/ready"), lambda health: bool(health["status"] == "ok"))
+            server.kill()
+            wait_for_json(edge.internal("/health/ready"), lambda health: bool(health["status"] == "degraded"))
+            assert get(edge.internal("/health/ready"))[0] == 200
+            assert get(edge.internal("/health/live"))[0] == 200
+            assert get(edge.http("/v1/channels/never"))[0] == 503
+
+    def test_drain(self, edge: EdgeProcess):
+        async def main() -> None:
+            async with bare(edge, "a") as first, client(edge) as second:
+                await first.wait_for("a", {"n": 1})
+                edge.process.signal(signal.SIGTERM)
+                assert await first.closed() == 1001
+                assert await second.closed() == 1001
+                for listener in (first, second):
+                    drains = [each for each in listener.controls if each["type"] == "drain"]
+                    assert len(drains) == 1
+                    assert 0 <= drains[0]["reconnect_after_ms"] <= 1_000
+            assert await aside(edge.process.wait) == 0
+
+        run(main)
+
+    def test_ends_at_once_where_nobody_is_connected(self, edge: EdgeProcess):
+        assert edge.process.terminate(5) == 0
+        assert "Traceback" not in edge.process.output()
+
+    def test_a_client_that_does_not_read_does_not_hold_up_the_end(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        edge = EdgeProcess(start_project, redis_url, "--drain-s", 1)
+        with RawSocket(edge, path="/v1/ws?channels=a"), RawSocket(edge):
+            wait_for_json(edge.internal("/health/ready"), lambda health: bool(health["connections"] == 2))
+            assert edge.process.terminate() == 0
+
+
+class TestRefusesToStart:
+    def run(self, start_project: StartProject, *options: str | int) -> tuple[int, str]:
+        process = start_project("edge", "run", *options)
+        status = process.wait()
+        assert "Traceback" not in process.output(), process.tail()
+        return status, process.output()
+
+    def test_all_problems_at_once(self, start_project: StartProject):
+        status, output = self.run(
+            start_project, "--bus", "http://x,redis://", "--port", 99_999, "--internal-port", -2, "--max-connections", 0,
+            "--max-outbox-bytes", 1, "--ping-interval-s", 0, "--drain-s", -1,
+        )  # fmt: skip
+        assert status == 2
+        for word in (
+            "http",
+            "redis://",
+            "--port",
+            "--internal-port",
+            "--max-connections",
+            "--max-outbox-bytes",
+            "--ping-interval-s",
+            "--drain-s",
+        ):
+            assert word in output
+
+    def test_no_bus(self, start_project: StartProject):
+        status, output = self.run(start_project)
+        assert status == 2
+        assert "--bus" in output
+
+    def test_passwords_are_not_shown(self, start_project: StartProject):
+        status, output = self.run(start_project, "--bus", "redis://user:geheim@127.0.0.1:1,nope://user:geheim@h")
+        assert status == 2
+        assert "geheim" not in output
+
+    def test_a_port_that_is_taken(self, edge: EdgeProcess, redis_url: str, start_project: StartProject):
+        status, output = self.run(start_project, "--bus", redis_url, "--port", edge.port, "--internal-port", free_port())
+        assert status == 1
+        assert str(edge.port) in output
+
+    @pytest.mark.parametrize("servers", [1, 2])
+    def test_a_bus_of_another_layout(
+        self, redis_server: RedisServer, redis_url: str, start_redis: StartRedis, start_project: StartProject, servers: int
+    ):
+        """The bridge was told two servers and the edge one, or the other way round."""
+        urls = [redis_url, start_redis().url]
+        bridge_urls, edge_urls = (urls, urls[:1]) if servers == 1 else (urls[:1], urls)
+        with Bridge(",".join(bridge_urls), layout=BusLayout(servers=len(bridge_urls))) as bridge:
+            bridge.push("a", {"n": 1})
+            status, output = self.run(start_project, "--bus", ",".join(edge_urls), "--port", free_port(), "--internal-port", free_port())
+        assert status == 1
+        assert f"servers {len(bridge_urls)}, this process was told {len(edge_urls)}" in output
+
+    def test_something_else_under_the_layouts_key(self, redis_server: RedisServer, redis_url: str, start_project: StartProject):
+        with contextlib.closing(redis_server.client()) as redis:
+            redis.set("d:layout", "nonsense")
+        status, output = self.run(start_project, "--bus", redis_url, "--port", free_port(), "--internal-port", free_port())
+        assert status == 1
+        assert "--bus-prefix" in output
+
+    def test_a_second_signal_ends_a_drain(self, edge: EdgeProcess):
+        with RawSocket(edge, path="/v1/ws?channels=a"), RawSocket(edge):
+            wait_for_json(edge.internal("/health/ready"), lambda health: bool(health["connections"] == 2))
+            edge.process.signal(signal.SIGTERM)
+            edge.process.wait_for_log("draining")
+            edge.process.signal(signal.SIGTERM)
+            assert edge.process.wait(8) in {0, 130}
+            assert "Traceback" not in edge.process.output()
+
+
+def test_shards_come_from_the_bus(redis_url: str, start_project: StartProject):
+    with Bridge(redis_url, layout=BusLayout(shards=3)) as bridge:
+        bridge.push("a", {"n": 1})
+        edge = EdgeProcess(start_project, redis_url)
+        wait_until(lambda: get(edge.http("/v1/channels/a"))[0] == 200, what="the channel")
+        lives(edge)
