@@ -1,134 +1,110 @@
 """Fan-out: what one delivery costs an edge, beside a C loop of send() to as many sockets in the same run.
 
-1,000 clients on one channel, frames of about 113 bytes, no deltas. One publication at a time, and flat out (20 publications a tick).
-The loop and the edge take turns; the CPU is each process's own, user and system.
+1,000 clients, frames of 113 bytes, no deltas: all on one channel, one publication at a time; the same flat out, 20 publications a tick; and
+1,000 channels with one client each, where every delivery is a publication of its own, too.
+The loop and the edge take turns; the CPU is each process's own, user and system. The readers of both are bench/receivers.py.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from bench.measure import Helper, compiled, cpu_ns, free_port, median, report
-from edge.transports.websocket import wrap_text
-from shared.bus.layout import BusLayout
-from shared.bus.publisher import BusPublisher
-from shared.bus.push import Keep, Push, Source, source_id
-from shared.bus.servers import connect_servers
-from shared.envelope import NO_TIME
-from shared.publication import ContentType, Kind, payload_hash
-from tests.rig.process import Process, end_all, project_command
-from tests.rig.redis_server import RedisServer
+from bench.measure import Helper, compiled, free_port, median, report
+from bench.stage import FRAME_BYTES, Edge, Publisher, channel, rounds, scaled, stage
 
-CLIENTS = int(os.environ.get("BENCH_CLIENTS", "1000"))
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "7"))
+CLIENTS = scaled(1_000, 10)
+ROUNDS = rounds(5)
 PASSES = 60
 INTERVAL_S = 0.025
 BURST = 20
 BURSTS = 40
-CHANNEL = "bench:1"
-DATA = b'"0123456"'
+EACH_PASSES = 15
+EACH_INTERVAL_S = 0.1
 FIRST_OFFSET = 100_000
 """So that every frame has as many digits, and so as many bytes."""
-MESSAGE = f'{{"type":"publication","channel":"{CHANNEL}","epoch":"{"x" * 16}","offset":{FIRST_OFFSET},"data":{DATA.decode()}}}'
-FRAME_BYTES = len(wrap_text(MESSAGE.encode()))
-
-
-class Publisher:
-    """Pushes to the channel as a bridge does."""
-
-    def __init__(self, url: str) -> None:
-        self._bus = BusPublisher(connect_servers([url]), BusLayout(), instance="bench")
-        self._bus.open()
-        self._source = source_id("bench", "bench", 0)
-        self._sent = 0
-        self._keep = Keep(history_size=1)
-
-    def push(self, count: int) -> None:
-        """Publish `count` in one batch, which one read of the edge takes in."""
-        pushes = []
-        for _ in range(count):
-            self._sent += 1
-            source = Source(self._source, self._sent, 0)
-            pushes.append(Push(CHANNEL, DATA, payload_hash(DATA), ContentType.JSON, Kind.LATEST, NO_TIME, source, self._keep))
-        self._bus.push(pushes)
-
-
-def paced(publisher: Publisher, passes: int, count: int, interval_s: float) -> None:
-    """Push `passes` times, `count` at once, on time."""
-    start = time.monotonic()
-    for number in range(passes):
-        publisher.push(count)
-        time.sleep(max(0, start + (number + 1) * interval_s - time.monotonic()))
-
-
-def receivers(port: int, path: str) -> Helper:
-    """The clients, in a process of their own."""
-    helper = Helper([sys.executable, "-m", "bench.receivers", str(port), str(CLIENTS), path])
-    assert helper.hear() == "ready"
-    return helper
+EACH_FIRST_OFFSET = 100
+COLUMNS = ("what", "edge us", "C loop us", "ratio", "bar", "deliveries/s of a core")
 
 
 def main() -> None:
     """Measure and report."""
-    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder) / "redis") as redis:
-        port = free_port()
-        command = project_command("edge", "run", "--bus", redis.url, "--port", port, "--internal-port", -1, "--ping-interval-s", 1_000_000)
-        edge = Process(command, log=Path(folder) / "edge.log").start()
-        edge.wait_for_port(port)
-        publisher = Publisher(redis.url)
+    with stage() as (folder, redis):
+        publisher = Publisher(redis.url, history=1)
+        shared, each = [0], range(1, CLIENTS + 1)
         for _ in range(FIRST_OFFSET // 1_000):
-            publisher.push(1_000)
-        rows = measure(edge, port, publisher)
-    report("fan_out", f"Fan-out, {CLIENTS} clients, frames of {FRAME_BYTES} bytes: CPU a delivery", COLUMNS, rows)
-
-
-COLUMNS = ("what", "edge us", "C loop us", "ratio", "bar", "deliveries/s of a core")
-
-
-def measure(edge: Process, port: int, publisher: Publisher) -> list[tuple[object, ...]]:
-    """Take turns between the loop and the edge; medians of the rounds."""
-    floor_port = free_port()
-    floor = Helper([compiled(Path(__file__).parent / "floor.c"), str(floor_port), str(CLIENTS), str(FRAME_BYTES)])
-    assert floor.hear() == "listening"
-    floor_clients, edge_clients = receivers(floor_port, "/"), receivers(port, f"/v1/ws?channels={CHANNEL}")
-    assert floor.hear() == "ready"
-    # The handshakes and the first value, which are not measured.
-    edge_clients.tell(f"{CLIENTS * 10_000_000} 2")
-    edge_clients.hear()
-    loop, single, joined = [], [], []
-    for _ in range(ROUNDS):
-        floor_clients.tell(f"{CLIENTS * PASSES * FRAME_BYTES} 30")
-        floor.tell(f"{PASSES} {int(INTERVAL_S * 1e6)}")
-        loop.append(int(floor.hear().split()[0]) / (CLIENTS * PASSES))
-        floor_clients.hear()
-        single.append(edge_round(edge, publisher, edge_clients, PASSES, 1))
-        joined.append(edge_round(edge, publisher, edge_clients, BURSTS, BURST))
-    for helper in (floor, floor_clients, edge_clients):
-        helper.end()
+            publisher.push(shared, 1_000)
+        edge = Edge(redis, folder / "edge.log")
+        floor_port = free_port()
+        floor = Helper([compiled(Path(__file__).parent / "floor.c"), str(floor_port), str(CLIENTS), str(FRAME_BYTES)])
+        assert floor.hear() == "listening"
+        floor_clients = receivers(floor_port, "/")
+        assert floor.hear() == "ready"
+        clients = receivers(edge.port, f"/v1/ws?channels={channel(0)}")
+        forget_start(clients)
+        loop, single, joined, alone = [], [], [], []
+        for _ in range(ROUNDS):
+            loop.append(floor_round(floor, floor_clients))
+            single.append(edge_round(edge, publisher, clients, (shared, PASSES, INTERVAL_S, 1)))
+            joined.append(edge_round(edge, publisher, clients, (shared, BURSTS, INTERVAL_S, BURST)))
+        clients.end()
+        # Their offsets have 3 digits less, and their frames as many bytes all the same.
+        publisher.characters += 3
+        for _ in range(EACH_FIRST_OFFSET):
+            publisher.push(each)
+        clients = receivers(edge.port, "/v1/ws?channels=b:*", first=1)
+        forget_start(clients)
+        for _ in range(ROUNDS):
+            loop.append(floor_round(floor, floor_clients))
+            alone.append(edge_round(edge, publisher, clients, (each, EACH_PASSES, EACH_INTERVAL_S, 1)))
+        for helper in (floor, floor_clients, clients):
+            helper.end()
     base = median(loop)
-    return [
+    rows = [
         (what, f"{median(values) / 1000:.2f}", f"{base / 1000:.2f}", f"{median(values) / base:.2f}", bar, f"{1e9 / median(values):,.0f}")
-        for what, values, bar in (("one publication at a time", single, "2"), (f"flat out, {BURST} a tick", joined, "0.3"))
+        for what, values, bar in (
+            ("one publication at a time", single, "1.4"),
+            (f"flat out, {BURST} a tick", joined, "0.1"),
+            (f"{CLIENTS} channels, one client each", alone, "3"),
+        )
     ]
+    report("fan_out", f"Fan-out, {CLIENTS} clients, frames of {FRAME_BYTES} bytes: CPU a delivery", COLUMNS, rows, loop_ns=loop)
 
 
-def edge_round(edge: Process, publisher: Publisher, clients: Helper, passes: int, count: int) -> float:
+def receivers(port: int, path: str, *, first: int = 0) -> Helper:
+    """The clients, in a process of their own."""
+    helper = Helper([sys.executable, "-m", "bench.receivers", str(port), str(CLIENTS), path, str(first)])
+    assert helper.hear() == "ready"
+    return helper
+
+
+def forget_start(clients: Helper) -> None:
+    """Read the handshakes and the first values, which are not measured."""
+    clients.tell(f"{CLIENTS * 10_000_000} 2")
+    clients.hear()
+
+
+def floor_round(floor: Helper, clients: Helper) -> float:
+    """One round of the C loop: nanoseconds of its CPU a delivery."""
+    clients.tell(f"{CLIENTS * PASSES * FRAME_BYTES} 30")
+    floor.tell(f"{PASSES} {int(INTERVAL_S * 1e6)}")
+    cpu_ns = int(floor.hear().split()[0])
+    clients.hear()
+    return cpu_ns / (CLIENTS * PASSES)
+
+
+def edge_round(edge: Edge, publisher: Publisher, clients: Helper, load: tuple[list[int] | range, int, float, int]) -> float:
     """One round on the edge: nanoseconds of its CPU a delivery."""
+    channels, passes, interval_s, count = load
     deliveries = CLIENTS * passes * count
     clients.tell(f"{deliveries * FRAME_BYTES} 30")
-    before = cpu_ns(edge.pid)
-    paced(publisher, passes, count, INTERVAL_S)
+    before = edge.cpu_ns
+    publisher.paced(channels, passes, interval_s, count)
     got = int(clients.hear())
-    assert got >= deliveries * FRAME_BYTES, f"{got} bytes came, not {deliveries * FRAME_BYTES}"
-    return (cpu_ns(edge.pid) - before) / deliveries
+    # A ping now and then is 2 bytes more.
+    assert 0 <= got - deliveries * FRAME_BYTES < FRAME_BYTES, f"{got} bytes came, not {deliveries * FRAME_BYTES}"
+    return (edge.cpu_ns - before) / deliveries
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:
-        end_all()
+    main()

@@ -1,9 +1,9 @@
 """Many clients in one process that read and count: as cheap as Python allows, so that the server under test is what is measured.
 
-usage: python -m bench.receivers PORT CONNECTIONS PATH
+usage: python -m bench.receivers PORT CONNECTIONS PATH [FIRST]
 
-Connects, sends a WebSocket handshake for PATH on each connection (a server that knows none may ignore it), prints "ready", then for
-each line "BYTES TIMEOUT_S" on standard input reads until so many bytes came on all connections together, and prints how many came.
+Connects, sends a WebSocket handshake for PATH on each connection (`*` in it becomes the number of the connection, from FIRST, in 6 digits; a server that
+knows none may ignore it), prints "ready", then for each line "BYTES TIMEOUT_S" on standard input reads until so many bytes came on all connections together, and prints how many came.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 MOST_AT_ONCE = 262_144
 
@@ -32,8 +33,9 @@ def main() -> None:
     port, connections, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     epoll = select.epoll()
     clients = {}
-    for _ in range(connections):
-        client = connect(port, path)
+    first = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    for number in range(first, first + connections):
+        client = connect(port, path.replace("*", f"{number:06}"))
         clients[client.fileno()] = client
         epoll.register(client.fileno(), select.EPOLLIN)
     print("ready", flush=True)
@@ -44,7 +46,7 @@ def main() -> None:
         print(receive(epoll, receivers, buffer, int(wanted), float(timeout_s)), flush=True)
 
 
-def receive(epoll: select.epoll, receivers: dict, buffer: bytearray, wanted: int, timeout_s: float) -> int:
+def receive(epoll: select.epoll, receivers: dict[int, Callable[[bytearray], int]], buffer: bytearray, wanted: int, timeout_s: float) -> int:
     """Read until `wanted` bytes came or the time is over."""
     got = 0
     deadline = time.monotonic() + timeout_s
