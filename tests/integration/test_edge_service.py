@@ -413,6 +413,8 @@ class TestSlowConsumer:
                 # It reads once the edge has written all, and more than the kernel takes.
                 await aside(wait_for_json, edge.internal("/health/ready"), lambda health: health["connections"] == 1)
                 got = [await aside(slowly.answer) for _ in names]
+                slowly.command(type="ping", id=7)
+                assert await aside(slowly.answer) == {"type": "pong", "id": 7}
             assert {frame["channel"] for frame in got} == set(names)
 
         run(main)
