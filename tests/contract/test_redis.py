@@ -62,6 +62,16 @@ def test_the_stored_bytes_in_the_history_are_counted_right(bus: RedisBackend):
     assert all(len(entry) > PREFIX_BYTES for entry in entries)
 
 
+def test_a_channel_whose_head_is_gone_starts_over_with_an_empty_history(bus: RedisBackend):
+    publisher = opened(bus)
+    old = publisher.push([make_push("a:1", b"1", 1), make_push("a:1", b"2", 2)])[-1]
+    bus.client.delete(LAYOUT.head_key("a:1"))
+    [new] = publisher.push([make_push("a:1", b"3", 3, base=b"2")])
+    assert (new.outcome, new.offset) == (Outcome.FULL, 1)
+    assert new.epoch != old.epoch
+    assert [entry.offset for entry in bus.history("a:1")] == [1]
+
+
 @pytest.mark.parametrize("other", [BusLayout(shards=8), BusLayout(shards=4, servers=2)])
 def test_a_process_that_is_set_up_otherwise_is_refused(bus: RedisBackend, other: BusLayout):
     opened(bus)
@@ -120,6 +130,21 @@ def test_several_servers_share_the_shards(start_redis: StartRedis):
         for channel, outcome in outcomes.items():
             is_home_lost = layout.server_of(layout.shard_of(channel)) == 1
             assert outcome is (Outcome.FULL if is_home_lost else Outcome.DUPLICATE)
+
+
+def test_a_heartbeat_that_failed_leaves_no_answers_for_others_to_misread(start_redis: StartRedis):
+    servers = [start_redis(), start_redis()]
+    publisher = BusPublisher([server.client(timeout_s=0.5) for server in servers], BusLayout(shards=8, servers=2), instance="one")
+    with closing(publisher):
+        publisher.open()
+        servers[0].pause()
+        with pytest.raises(BusUnavailableError):
+            publisher.beat()
+        servers[0].resume()
+        assert publisher.open() == []
+        answers = publisher.push([make_push(f"c:{number}", b"1", number) for number in range(50)])
+        assert {pushed.outcome for pushed in answers} == {Outcome.FULL}
+        assert publisher.beat() == []
 
 
 def test_one_server_away_loses_nothing_on_the_others(start_redis: StartRedis):
