@@ -265,26 +265,29 @@ class Node:
 
     async def _serve_waiting(self, lane: _Lane) -> None:
         """Start those who wait; for those who want more than the ring has, read the history once for all of them."""
+        stream, most = lane.channel.stream, self.limits.max_recovery_items
         wanted = self._start_waiting(lane)
-        if not wanted or not lane.is_live:
-            return
-        stream = lane.channel.stream
-        offset = stream.offset
-        history = await self._bus.read(lane.channel.label.name, wanted)
-        items = stream.extend(history.envelopes, asked=wanted)
-        self._count_bytes(lane)
-        # By what was delivered meanwhile, both what is there and what is needed have grown.
-        self._start_waiting(lane, items, wanted + max(0, stream.offset - offset))
+        asked = 0
+        while wanted and lane.is_live and asked < most:
+            # Somewhat more than is wanted, and ever more: what the bus holds may be ahead of what came here.
+            asked = min(max(wanted + 8, 2 * asked), most)
+            history = await self._bus.read(lane.channel.label.name, asked)
+            items = stream.extend(history.envelopes, asked=asked)
+            self._count_bytes(lane)
+            is_all = len(history.envelopes) < asked
+            wanted = self._start_waiting(lane, items, most if is_all else len(items))
+        if wanted:
+            lane.again = True
 
-    def _start_waiting(self, lane: _Lane, items: list[Item] | None = None, asked: int = 0) -> int:
-        """Start all who can be, with `items` those who need at most `asked` of them; returns how much history the others need."""
+    def _start_waiting(self, lane: _Lane, items: list[Item] | None = None, reach: int = 0) -> int:
+        """Start all who can be, with `items` those who need at most the newest `reach`; returns how much history the others need."""
         wanted = 0
         waiting, lane.waiting = lane.waiting, []
         for request, subscriber in waiting:
             if subscriber.is_closed:
                 continue
             needed = self._start(lane, request, subscriber) if lane.is_live else 1
-            if 0 < needed <= asked:
+            if lane.is_live and 0 < needed <= reach:
                 needed = self._start(lane, request, subscriber, items)
             if needed:
                 lane.waiting.append((request, subscriber))

@@ -121,6 +121,28 @@ class TestWhileTheBusIsRead:
             simulation.let_all()
         assert client.holdings["latest:1"].offset == 5
 
+    @pytest.mark.parametrize("is_delivered", [True, False])
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_one_who_needs_history_gets_it_although_the_bus_moves_on_before_it_is_read(
+        self, simulation: Simulation, one: Edge, count: int, is_delivered: bool
+    ):
+        simulation.do(lambda: simulation.push("stream:1", size=20))
+        oldest = simulation.newest("stream:1")
+        assert oldest is not None
+        for _ in range(3):
+            simulation.do(lambda: simulation.push("stream:1", size=20))
+        joined(simulation, one, "stream:1")
+        client = subscribe(simulation, one, "stream:1", position=oldest)
+        let_until(simulation, one, "read")
+        for _ in range(count):
+            simulation.do(lambda: simulation.push("stream:1", size=20))
+        if is_delivered:
+            simulation.do(lambda: one.bus.deliver(count))
+        simulation.come_to_rest()
+        holding = client.holdings["stream:1"]
+        assert (holding.gaps, holding.offset) == ([], 4 + count)
+        simulation.check_rest()
+
     def test_one_who_needs_history_gets_it_while_publications_never_pause(self, simulation: Simulation, one: Edge):
         for _ in range(2):
             simulation.do(lambda: simulation.push("stream:1", size=50))
