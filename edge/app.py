@@ -18,11 +18,10 @@ from fastapi import FastAPI
 
 from edge.adapters.redis_bus import RedisBus
 from edge.adapters.redis_connection import parse_address
-from edge.core.limits import ConnectionCounter
 from edge.http import internal_app, public_app
 from edge.node import Node
 from edge.settings import Settings
-from edge.transports.websocket import PATH, WebSocketEndpoint
+from edge.transports.entry import PATH, Endpoint
 from shared.bus.servers import parse_servers
 from shared.delta import vcdiff
 from shared.errors import DistributaryError
@@ -62,7 +61,7 @@ async def _serve(settings: Settings) -> None:
     addresses = [parse_address(url) for url in parse_servers(settings.bus)]
     bus = RedisBus(addresses, prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
     node = Node(bus, settings.limits, clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random=random.random)
-    endpoint = WebSocketEndpoint(node, ConnectionCounter(settings.limits))
+    endpoint = Endpoint(node, random=random.random, with_deflate=settings.deflate)
     stopping = _stop_on_signals()
     public = _server(public_app(node, bus, with_console=settings.console), settings.host, settings.port, endpoint)
     internal = _server(internal_app(node, bus, endpoint), settings.internal_host, settings.internal_port, None)
@@ -96,13 +95,14 @@ async def _serve(settings: Settings) -> None:
     log.info("edge stopped")
 
 
-def _server(app: FastAPI, host: str, port: int, endpoint: WebSocketEndpoint | None) -> _Server:
+def _server(app: FastAPI, host: str, port: int, endpoint: Endpoint | None) -> _Server:
     config = uvicorn.Config(
         app,
         host=host,
         port=max(port, 0),
-        http="httptools",
-        ws="none" if endpoint is None else endpoint.protocol,  # type: ignore[arg-type]  # any callable that makes a protocol serves
+        # Any callable that makes a protocol serves.
+        http="httptools" if endpoint is None else endpoint.http_protocol,  # type: ignore[arg-type]
+        ws="none" if endpoint is None else endpoint.websocket_protocol,  # type: ignore[arg-type]
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -133,7 +133,7 @@ async def _stop(server: _Server) -> None:
         await server.shutdown()
 
 
-async def _tick(node: Node, endpoint: WebSocketEndpoint) -> None:
+async def _tick(node: Node, endpoint: Endpoint) -> None:
     """Once a second: pings, time-outs, channels that nobody uses any more."""
     while True:
         await asyncio.sleep(1)
@@ -141,12 +141,12 @@ async def _tick(node: Node, endpoint: WebSocketEndpoint) -> None:
         node.forget_idle()
 
 
-async def _drain(public: _Server, endpoint: WebSocketEndpoint, drain_s: float) -> None:
+async def _drain(public: _Server, endpoint: Endpoint, drain_s: float) -> None:
     """Accept nobody, and spread the closes, so that the other edges are not stormed."""
-    endpoint.is_draining = True
+    endpoint.drain()
     for listener in public.servers:
         listener.close()
-    connections = list(endpoint.connections)
+    connections = list(endpoint.websockets.open)
     log.info("draining", connections=len(connections), over_s=drain_s)
     if not connections:
         return
@@ -157,7 +157,7 @@ async def _drain(public: _Server, endpoint: WebSocketEndpoint, drain_s: float) -
         await asyncio.sleep(drain_s / DRAIN_SLICES if len(connections) > 1 else 0)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(2):
-            while endpoint.connections:  # noqa: ASYNC110  (an event for the last of them would cost each connection a check)
+            while endpoint.websockets.open:  # noqa: ASYNC110  (an event for the last of them would cost each connection a check)
                 await asyncio.sleep(0.05)
 
 

@@ -28,6 +28,9 @@ class Settings(msgspec.Struct, frozen=True):
     drain_s: float = 10.0
     """How long closing all connections may take after SIGTERM."""
     console: bool = False
+    deflate: bool = False
+    """Whether clients may have their frames compressed (permessage-deflate)."""
+    workers: int = 1
     limits: Limits = Limits()
 
 
@@ -50,6 +53,7 @@ def check_settings(settings: Settings) -> None:
         f"--{name.replace('_', '-')}: {getattr(limits, name)} is too small; use at least {least}"
         for name, least in (
             ("max_connections", 1),
+            ("max_connects_per_s", 0),
             ("max_subscriptions", 1),
             ("max_frame_bytes", 1_024),
             ("max_outbox_bytes", 16_384),
