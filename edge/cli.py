@@ -129,9 +129,14 @@ def run(
     try:
         check_settings(settings)
         # Imported late: `edge --help` needs none of it.
-        from edge.app import run as serve
+        if workers == 1:
+            from edge.app import run as serve
 
-        serve(settings)
+            serve(settings)
+        else:
+            from edge.supervisor import run as supervise
+
+            supervise(settings, log_format, log_level)
     except ConfigurationError as error:
         for problem in error.problems:
             typer.echo(f"edge: {problem}", err=True)
