@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import signal
 import time
@@ -64,6 +65,9 @@ async def _serve(settings: Settings, worker: int | None, on_started: Started | N
             vcdiff=vcdiff.engine(),
             **({} if worker is None else {"worker": worker}),
         )
+        # What the start has made stays: the collector need not look at it again each time (that is 30 ms less with 10,000 clients).
+        gc.collect()
+        gc.freeze()
         if on_started is not None:
             on_started(internal.port if internal in servers else None)
         stopped = asyncio.create_task(stopping.wait())

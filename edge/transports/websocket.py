@@ -8,6 +8,7 @@ everyone. How a connection comes to be: `edge.transports.entry`.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
@@ -29,6 +30,8 @@ log = Log("distributary.edge.websocket")
 
 CLOSE_TIMEOUT_S = 10.0
 """How long a client may take to read what is left and to answer a close."""
+GONE_A_TURN = 100
+"""Connections ended in one turn of the event loop: about 2 ms."""
 
 
 class WebSocketConnections:
@@ -39,6 +42,7 @@ class WebSocketConnections:
         self.counter = counter
         self.open: dict[WebSocketConnection, None] = {}
         self.slow_consumers = 0
+        self._gone: deque[WebSocketConnection] = deque()
         self._numbers = 0
         self._second = 0
 
@@ -49,6 +53,18 @@ class WebSocketConnections:
         """A number for a new connection; by it the pings are spread over the seconds."""
         self._numbers += 1
         return self._numbers
+
+    def let_go(self, connection: WebSocketConnection) -> None:
+        """End a connection whose client is gone, soon: when thousands go at once, nobody else waits for all that it takes."""
+        if not self._gone:
+            asyncio.get_running_loop().call_soon(self._end_gone)
+        self._gone.append(connection)
+
+    def _end_gone(self) -> None:
+        for _ in range(min(len(self._gone), GONE_A_TURN)):
+            self._gone.popleft().end()
+        if self._gone:
+            asyncio.get_running_loop().call_soon(self._end_gone)
 
     def tick(self) -> None:
         """Ping those whose turn it is, and close those that did not answer or did not connect in time."""
@@ -130,13 +146,15 @@ class WebSocketConnection(asyncio.Protocol):
                 self._on_frame(event)
         self._flush(ws)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         """The client sends no more, so it cannot answer a close either."""
-        self._stop()
+        self._all.let_go(self)
+        return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone."""
-        self._stop()
+        if self.session is not None and not self.session.is_closed:
+            self._all.let_go(self)
         if self in self._all.open:
             del self._all.open[self]
             self._all.counter.leave(self._address)
@@ -164,6 +182,11 @@ class WebSocketConnection(asyncio.Protocol):
         ws = self._protocol()
         ws.send_close(code, reason)
         self._flush(ws)
+
+    def end(self) -> None:
+        """The client is gone: leave everything."""
+        self._stop()
+        self._transport.close()
 
     # -- from the endpoint ---------------------------------------------------------------------------------------------------------
 
