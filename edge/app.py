@@ -65,7 +65,7 @@ async def _serve(settings: Settings, worker: int | None, on_started: Started | N
             vcdiff=vcdiff.engine(),
             **({} if worker is None else {"worker": worker}),
         )
-        # What the start has made stays: the collector need not look at it again each time (that is 30 ms less with 10,000 clients).
+        # What the start has made stays: a full garbage collection that passes over it takes 15 ms instead of 60.
         gc.collect()
         gc.freeze()
         if on_started is not None:
