@@ -113,6 +113,8 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_clients_get_everythi
                 await asyncio.to_thread(wait_until, lambda: workers.pids().get(0, pids[0]) != pids[0], what="a new worker")
                 assert {number: workers.pids()[number] for number in (1, 2)} == {1: pids[1], 2: pids[2]}
                 newcomers = await newcomers_of(workers, 0, stack)
+                for client in newcomers:
+                    await asyncio.wait_for(client.recv(), 20)  # A stream begins with what comes next: that there is more to come is needed.
             wanted = pusher.pushed[-1]
             for follower in followers:  # Those whose worker died came back, with their positions.
                 await follower.wait_for_newest({CHANNEL: wanted})
