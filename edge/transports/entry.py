@@ -208,7 +208,10 @@ class Entry(asyncio.Protocol):
         """All headers were read."""
         parser = self._parser
         self._is_complete = True
-        self._is_upgrade = parser.should_upgrade()
+        # HTTP clients ask for other upgrades (h2c), and are content with none.
+        self._is_upgrade = parser.should_upgrade() and any(
+            name == b"upgrade" and b"websocket" in value.lower() for name, value in self._headers
+        )
         self._method = parser.get_method()
         self._version = parser.get_http_version()
 
@@ -264,16 +267,16 @@ class Entry(asyncio.Protocol):
 
     def _decide(self) -> None:
         path = self._url.partition(b"?")[0]
-        if path == _PATH:
+        if not self._is_upgrade:
+            self._hand_to_http()
+        elif path == _PATH:
             refusal = self._endpoint.refusal()
             if refusal is None:
                 self._endpoint.ask(self)
             else:
                 self.refuse(refusal)
-        elif self._is_upgrade:
-            self.refuse(Refusal(404, f"WebSocket clients connect to {PATH}"))
         else:
-            self._hand_to_http()
+            self.refuse(Refusal(404, f"WebSocket clients connect to {PATH}"))
 
     def _open(self, handshake: Handshake, address: str) -> None:
         connection = WebSocketConnection(self._endpoint.websockets, self._transport, address)

@@ -83,6 +83,7 @@ class WebSocketConnection(asyncio.Protocol):
     __slots__ = (
         "_address",
         "_all",
+        "_burst",
         "_close_at",
         "_connect_by",
         "_deflate",
@@ -107,6 +108,7 @@ class WebSocketConnection(asyncio.Protocol):
         """websockets' layer, from when on something comes or goes that needs it."""
         self._fragments: list[bytes] | None = None
         self._deflate: Deflate | None = None
+        self._burst = 0
         self._is_open = True
         self._is_awaiting_pong = False
         self._close_at = 0.0
@@ -165,15 +167,20 @@ class WebSocketConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """The client has caught up with a burst that it had asked for."""
+        self._burst = 0
         self._transport.set_write_buffer_limits(high=self._all.node.limits.max_outbox_bytes)
 
     # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
 
     def allow_burst(self, size: int) -> None:
         """See `edge.ports.ClientPipe`."""
-        if size > self._all.node.limits.max_outbox_bytes // 2:
-            limit = self._all.node.limits.max_outbox_bytes + self._transport.get_write_buffer_size() + size
-            self._transport.set_write_buffer_limits(high=limit)
+        limits = self._all.node.limits
+        unsent = self._transport.get_write_buffer_size()
+        if unsent + size <= limits.max_outbox_bytes // 2:
+            return
+        # Many small starts are a burst, too. But one that is asked for again and again and never read must come to an end.
+        self._burst = max(size, min((self._burst if unsent else 0) + size, limits.max_burst_bytes))
+        self._transport.set_write_buffer_limits(high=limits.max_outbox_bytes + self._burst)
 
     def close(self, code: int, reason: str) -> None:
         """See `edge.ports.ClientPipe`."""

@@ -60,7 +60,7 @@ def test_a_websocket_after_another_request_on_one_connection(start_edge: StartEd
     """As a proxy does that keeps its connections."""
     port = int(start_edge().split(":")[2].split("/")[0])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-        client.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
         answer = b""
         while not answer.endswith(b"}"):
             answer += client.recv(65_536)

@@ -114,8 +114,8 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_clients_get_everythi
                 assert {number: workers.pids()[number] for number in (1, 2)} == {1: pids[1], 2: pids[2]}
                 newcomers = await newcomers_of(workers, 0, stack)
                 for client in newcomers:
-                    await asyncio.wait_for(client.recv(), 20)  # A stream begins with what comes next: that there is more to come is needed.
-            wanted = pusher.pushed[-1]
+                    await asyncio.wait_for(client.recv(), 20)  # It is subscribed: a stream begins with what comes next.
+            wanted = pusher.push()
             for follower in followers:  # Those whose worker died came back, with their positions.
                 await follower.wait_for_newest({CHANNEL: wanted})
                 assert_no_hole(follower.got[CHANNEL])

@@ -92,7 +92,7 @@ def test_frames_that_come_with_the_request_are_read():
 
 def test_other_requests_are_uvicorns_byte_for_byte():
     door = Door()
-    request = b"POST /other HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+    request = b"POST /v1/ws HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
     entry, transport = door.come()
     entry.data_received(request[:20])
     entry.data_received(request[20:])
@@ -100,6 +100,16 @@ def test_other_requests_are_uvicorns_byte_for_byte():
     assert door.http[0].got == request
     assert transport.sent == b""
     assert len(door.endpoint.entries) == 0
+
+
+def test_another_upgrade_is_uvicorns_to_pass_over():
+    door = Door()
+    request = (
+        b"GET /v1/channels/a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    )
+    transport = door.ask(request)
+    assert door.http[0].got == request
+    assert transport.sent == b""
 
 
 def test_what_is_no_http_is_for_uvicorn_to_refuse():
@@ -113,9 +123,8 @@ def test_what_is_no_http_is_for_uvicorn_to_refuse():
     [
         (UPGRADE.replace(b"/v1/ws", b"/v2/ws"), 404),
         (UPGRADE.replace(b": 13", b": 12"), 426),
-        (UPGRADE.replace(b"Upgrade: websocket\r\n", b""), 426),
+        (UPGRADE.replace(b"Upgrade: websocket", b"Upgrade: websocket, h2c"), 426),
         (UPGRADE.replace(b"dGhl", b""), 400),
-        (b"GET /v1/ws HTTP/1.1\r\nHost: a\r\n\r\n", 426),
         (UPGRADE.replace(b"GET", b"POST"), 405),
     ],
 )
