@@ -11,7 +11,7 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,17 @@ def test_a_worker_that_dies_again_and_again_is_replaced_ever_more_slowly(workers
     assert workers.get("/health/live")[0] == 200
 
 
-def test_sigterm_drains_all_workers(workers: Workers, pusher: Pusher) -> None:
+def stop_by_sigterm(edge: Process) -> None:
+    edge.signal(signal.SIGTERM)
+
+
+def stop_by_ctrl_c(edge: Process) -> None:
+    """The terminal tells the whole process group."""
+    os.killpg(edge.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop", [stop_by_sigterm, stop_by_ctrl_c])
+def test_a_signal_drains_all_workers(workers: Workers, pusher: Pusher, stop: Callable[[Process], None]) -> None:
     pusher.push()
     edge = workers.started()
 
@@ -182,7 +192,7 @@ def test_sigterm_drains_all_workers(workers: Workers, pusher: Pusher) -> None:
             clients = [await stack.enter_async_context(connect(f"{workers.url}/v1/ws?channels={CHANNEL}")) for _ in range(20)]
             assert all(workers.connections())
             pids = workers.pids().values()
-            edge.signal(signal.SIGTERM)
+            stop(edge)
             for client in clients:
                 messages = await asyncio.wait_for(read_all(client), 20)
                 assert client.close_code == 1001

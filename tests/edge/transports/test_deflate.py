@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import zlib
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from websockets.headers import build_extension, parse_extension
 from websockets.protocol import CLIENT, Protocol
 
 from edge.transports.deflate import MIN_BYTES, negotiate
-from edge.transports.frames import COMPRESSED, wrap_binary, wrap_text
+from edge.transports.frames import COMPRESSED, TEXT, wrap_binary, wrap_text
 
 COMPRESSIBLE = b'{"lat":41.1,"long":2.1},' * 400
 
@@ -55,6 +56,25 @@ def test_a_client_accepts_the_answer_and_reads_the_frames(parameters: dict[str, 
     got = [bytes(event.data) for event in client.events_received() if isinstance(event, Frame)]
     assert got == messages
     assert client.close_sent is None
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_the_window_that_was_agreed_on_is_enough(bits: int):
+    """For a client with no more memory than that: a decoder that holds all of its output would not notice."""
+    deflate = negotiate([offer(server_max_window_bits=bits)[1]])
+    assert deflate is not None
+    noise = random.Random(1).randbytes(300).hex().encode()
+    message = noise * 20 + COMPRESSIBLE
+    frame = deflate.wrap(is_text=True)(message)
+    assert frame[:2] == bytes((TEXT | COMPRESSED, 126))
+    data = frame[4:]
+    assert not data.endswith(b"\x00\x00\xff\xff")  # RFC 7692, section 7.2.1
+    inflater, got = zlib.decompressobj(-bits), b""
+    data += b"\x00\x00\xff\xff"
+    while data:
+        got += inflater.decompress(data, 50)
+        data = inflater.unconsumed_tail
+    assert got + inflater.flush() == message
 
 
 def test_only_what_becomes_smaller_is_compressed():
