@@ -176,6 +176,8 @@ class Edge:
         arguments = ["run", "--bus", redis.url, "--port", self.port, "--internal-port", self._internal_port, "--log-level", "warning", *options]
         if "--ping-interval-s" not in options:
             arguments += ["--ping-interval-s", EVER_S]
+        if "--max-connects-per-s" not in options:
+            arguments += ["--max-connects-per-s", 0]  # What a client costs is measured, not how many are let in.
         plain = project_command("edge", *map(str, arguments))
         command = [sys.executable, "-m", "bench.probed_edge", *plain[1:]] if probed or limits else plain
         self.process = Process(command, log=log, env={"BENCH_LIMITS": json.dumps(limits or {})}).start()

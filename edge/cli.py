@@ -65,12 +65,31 @@ def run(
         bool, typer.Option("--console", envvar="EDGE_CONSOLE", help="Serve the live page at `/`. For demos: anybody may look.")
     ] = False,
     drain_s: Annotated[float, typer.Option(envvar="EDGE_DRAIN_S", help="Seconds over which connections are closed after SIGTERM.")] = 10.0,
-    max_connections: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_CONNECTIONS", help="Connections of this process.")
-    ] = _LIMITS.max_connections,
+    deflate: Annotated[
+        bool,
+        typer.Option("--deflate", envvar="EDGE_DEFLATE", help="Compress frames for clients that offer it (permessage-deflate, RFC 7692)."),
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            envvar="EDGE_WORKERS",
+            help="Processes that share the port, each with a link to the bus of its own. Limits and rates are each worker's.",
+        ),
+    ] = 1,
+    max_connections: Annotated[int, typer.Option(envvar="EDGE_MAX_CONNECTIONS", help="Connections of a worker.")] = _LIMITS.max_connections,
+    max_connects_per_s: Annotated[
+        float,
+        typer.Option(
+            envvar="EDGE_MAX_CONNECTS_PER_S",
+            help="Clients let in a second by a worker; the others are told when to come back. 0 for no bound.",
+        ),
+    ] = _LIMITS.max_connects_per_s,
     max_connections_per_address: Annotated[
         int,
-        typer.Option(envvar="EDGE_MAX_CONNECTIONS_PER_ADDRESS", help="Connections of one client address; 0 for no bound (behind a proxy)."),
+        typer.Option(
+            envvar="EDGE_MAX_CONNECTIONS_PER_ADDRESS",
+            help="Connections of one client address to a worker; 0 for no bound (behind a proxy).",
+        ),
     ] = 0,
     max_subscriptions: Annotated[
         int, typer.Option(envvar="EDGE_MAX_SUBSCRIPTIONS", help="Subscriptions of one session.")
@@ -99,19 +118,25 @@ def run(
     limits = msgspec.structs.replace(
         _LIMITS,
         max_connections=max_connections,
+        max_connects_per_s=max_connects_per_s,
         max_connections_per_address=max_connections_per_address,
         max_subscriptions=max_subscriptions,
         max_frame_bytes=max_frame_bytes,
         max_outbox_bytes=max_outbox_bytes,
         ping_interval_s=ping_interval_s,
     )
-    settings = Settings(bus, bus_prefix, host, port, internal_host, internal_port, drain_s, console, limits)
+    settings = Settings(bus, bus_prefix, host, port, internal_host, internal_port, drain_s, console, deflate, workers, limits)
     try:
         check_settings(settings)
         # Imported late: `edge --help` needs none of it.
-        from edge.app import run as serve
+        if workers == 1:
+            from edge.app import run as serve
 
-        serve(settings)
+            serve(settings)
+        else:
+            from edge.supervisor import run as supervise
+
+            supervise(settings, log_format, log_level)
     except ConfigurationError as error:
         for problem in error.problems:
             typer.echo(f"edge: {problem}", err=True)

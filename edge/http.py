@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from edge.adapters.redis_bus import RedisBus
 from edge.console import CONTENT_SECURITY_POLICY, INDEX, static_files
 from edge.node import Node
-from edge.transports.websocket import WebSocketEndpoint
+from edge.transports.entry import Endpoint
 from shared.channel import check_channel
 from shared.envelope import epoch_to_text
 from shared.errors import BusUnavailableError, ChannelError
@@ -40,7 +40,7 @@ def public_app(node: Node, bus: RedisBus, *, with_console: bool) -> FastAPI:
     return app
 
 
-def internal_app(node: Node, bus: RedisBus, endpoint: WebSocketEndpoint) -> FastAPI:
+def internal_app(node: Node, bus: RedisBus, endpoint: Endpoint) -> FastAPI:
     """The application on the internal port."""
     app = FastAPI(title="Distributary edge, internal", version="1", docs_url=None, redoc_url=None, openapi_url=None)
     registry = CollectorRegistry(auto_describe=False)
@@ -95,7 +95,7 @@ def _add_console(app: FastAPI) -> None:
 class _Metrics(Collector):
     """Reads the node when Prometheus asks; nothing is counted twice."""
 
-    def __init__(self, node: Node, bus: RedisBus, endpoint: WebSocketEndpoint) -> None:
+    def __init__(self, node: Node, bus: RedisBus, endpoint: Endpoint) -> None:
         self._node = node
         self._bus = bus
         self._endpoint = endpoint
@@ -104,6 +104,7 @@ class _Metrics(Collector):
         node, bus, endpoint = self._node, self._bus, self._endpoint
         return [
             GaugeMetricFamily("distributary_edge_connections", "Open client connections.", endpoint.counter.total),
+            CounterMetricFamily("distributary_edge_refused", "Clients sent away because too many came at once.", endpoint.gate.refused),
             GaugeMetricFamily("distributary_edge_channels", "Channels subscribed to on the bus.", len(node.hub)),
             GaugeMetricFamily("distributary_edge_held_bytes", "Payload bytes held for recovery.", node.held_bytes),
             GaugeMetricFamily("distributary_edge_bus_up", "Whether every server of the bus is connected and heard.", int(bus.is_healthy)),
@@ -111,6 +112,6 @@ class _Metrics(Collector):
             CounterMetricFamily("distributary_edge_gaps", "Gaps that subscribers were told of, by channel.", node.gaps),
             CounterMetricFamily("distributary_edge_bus_reads", "Reads of the bus's history.", bus.reads),
             CounterMetricFamily(
-                "distributary_edge_slow_consumers", "Connections closed because they did not read.", endpoint.slow_consumers
+                "distributary_edge_slow_consumers", "Connections closed because they did not read.", endpoint.websockets.slow_consumers
             ),
         ]

@@ -12,6 +12,7 @@ from shared.errors import ConfigurationError
 DEFAULT_PORT = 8000
 DEFAULT_INTERNAL_PORT = 9101
 MAX_PORT = 65_535
+MAX_WORKERS = 256
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -28,7 +29,32 @@ class Settings(msgspec.Struct, frozen=True):
     drain_s: float = 10.0
     """How long closing all connections may take after SIGTERM."""
     console: bool = False
+    deflate: bool = False
+    """Whether clients may have their frames compressed (permessage-deflate)."""
+    workers: int = 1
+    """Processes that share the port. With one there is no parent."""
     limits: Limits = Limits()
+
+
+WORKER_REFUSED = 3
+"""Exit status of a worker that cannot be what it was told to be: no other would fare better."""
+
+
+class WorkerOrders(msgspec.Struct, frozen=True):
+    """What the parent tells a worker."""
+
+    settings: Settings
+    index: int
+    parent: int
+    """The parent's process id."""
+    log_format: str
+    log_level: str
+
+
+class WorkerStarted(msgspec.Struct, frozen=True):
+    """What a worker tells its parent once it serves clients."""
+
+    internal_port: int | None
 
 
 def check_settings(settings: Settings) -> None:
@@ -50,6 +76,7 @@ def check_settings(settings: Settings) -> None:
         f"--{name.replace('_', '-')}: {getattr(limits, name)} is too small; use at least {least}"
         for name, least in (
             ("max_connections", 1),
+            ("max_connects_per_s", 0),
             ("max_subscriptions", 1),
             ("max_frame_bytes", 1_024),
             ("max_outbox_bytes", 16_384),
@@ -57,6 +84,8 @@ def check_settings(settings: Settings) -> None:
         )
         if getattr(limits, name) < least
     ]
+    if not 1 <= settings.workers <= MAX_WORKERS:
+        problems.append(f"--workers: {settings.workers} is not between 1 and {MAX_WORKERS}")
     if settings.drain_s < 0:
         problems.append(f"--drain-s: {settings.drain_s} is negative")
     if problems:

@@ -14,6 +14,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Of the process, in all transports."""
     max_connections_per_address: int = 0
     """0: no bound (behind a proxy every client has the proxy's address)."""
+    max_connects_per_s: float = 2_000.0
+    """Clients let in a second; see `edge.core.admission`. 0: no bound."""
     max_subscriptions: int = 1_000
     """Of one session."""
     max_channels: int = 200_000
@@ -74,10 +76,20 @@ class ConnectionCounter:
         self._by_address: Counter[str] = Counter()
         self.total = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody can enter now, whatever the address."""
+        return self.total >= self._limits.max_connections
+
+    @property
+    def is_by_address(self) -> bool:
+        """Whether addresses matter at all."""
+        return self._limits.max_connections_per_address > 0
+
     def enter(self, address: str) -> bool:
         """Count one more; False, and not counted, where a bound forbids it."""
         limits = self._limits
-        if self.total >= limits.max_connections:
+        if self.is_full:
             return False
         if limits.max_connections_per_address and self._by_address[address] >= limits.max_connections_per_address:
             return False

@@ -1,103 +1,95 @@
-"""WebSocket: our own asyncio protocol on websockets' Sans-I/O layer, given to uvicorn in place of its own.
+"""WebSocket: one client's connection after the handshake, as an asyncio protocol.
 
-uvicorn parses the HTTP request and hands the connection over. There is no task per connection: bytes in, messages to the session, finished
-frames out. What websockets does for each frame on the way out (state checks, masking, extensions) is done once per publication here:
-the frames of a server have no mask, so the same bytes serve everyone.
+There is no task per connection: bytes in, messages to the session, finished frames out. What a library does for each frame on the way out
+(state checks, masking, extensions) is done once per publication here: the frames of a server have no mask, so the same bytes serve
+everyone. How a connection comes to be: `edge.transports.entry`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
+from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import State
-from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
+from websockets.protocol import SERVER, Protocol, State
 
 from edge.core.limits import ConnectionCounter
 from edge.core.protocol import CommandError, Subscribe, read_channel, read_delta
-from edge.core.variant import Dialect
+from edge.core.variant import Dialect, Wrap
 from edge.node import Node
 from edge.session import CLOSE_CONNECT_TIMEOUT, CLOSE_PING_TIMEOUT, CLOSE_SLOW_CONSUMER, Session
+from edge.transports.deflate import Deflate
+from edge.transports.frames import PING, PING_FRAME, PONG, TEXT, read_simple, wrap, wrap_binary, wrap_text
+from edge.transports.handshake import Handshake
 from shared.publication import DeltaFormat
 from shared.telemetry import Log
 
 log = Log("distributary.edge.websocket")
 
-PATH = "/v1/ws"
-SUBPROTOCOLS = {"distributary.v1.json": Dialect.JSON, "distributary.v1.msgpack": Dialect.MSGPACK}
 CLOSE_TIMEOUT_S = 10.0
 """How long a client may take to read what is left and to answer a close."""
-
-_TEXT, _BINARY = 0x81, 0x82
-_SHORT, _MIDDLE = 126, 65_536
-
-
-def _wrap(first: int, message: bytes) -> bytes:
-    size = len(message)
-    if size < _SHORT:
-        return bytes((first, size)) + message
-    if size < _MIDDLE:
-        return struct.pack(">BBH", first, 126, size) + message
-    return struct.pack(">BBQ", first, 127, size) + message
+GONE_A_TURN = 100
+"""Connections ended in one turn of the event loop: about 2 ms."""
 
 
-def wrap_text(message: bytes) -> bytes:
-    """One unfragmented, unmasked text frame (RFC 6455, section 5.2)."""
-    return _wrap(_TEXT, message)
-
-
-def wrap_binary(message: bytes) -> bytes:
-    """One unfragmented, unmasked binary frame (RFC 6455, section 5.2)."""
-    return _wrap(_BINARY, message)
-
-
-class WebSocketEndpoint:
-    """What all WebSocket connections of this process share. `tick` once a second."""
+class WebSocketConnections:
+    """The open WebSocket connections of this process. `tick` once a second."""
 
     def __init__(self, node: Node, counter: ConnectionCounter) -> None:
         self.node = node
         self.counter = counter
-        self.connections: dict[WebSocketConnection, None] = {}
-        self.is_draining = False
+        self.open: dict[WebSocketConnection, None] = {}
         self.slow_consumers = 0
+        self._gone: deque[WebSocketConnection] = deque()
+        self._numbers = 0
         self._second = 0
 
     def __repr__(self) -> str:
-        return f"<WebSocketEndpoint {len(self.connections)} connections{' draining' if self.is_draining else ''}>"
+        return f"<WebSocketConnections {len(self.open)}>"
 
-    def protocol(self, **_: Any) -> WebSocketConnection:
-        """Make the protocol for a connection: what uvicorn calls as its `ws_protocol_class`."""
-        return WebSocketConnection(self)
+    def next_number(self) -> int:
+        """A number for a new connection; by it the pings are spread over the seconds."""
+        self._numbers += 1
+        return self._numbers
+
+    def let_go(self, connection: WebSocketConnection) -> None:
+        """End a connection whose client is gone, soon: when thousands go at once, nobody else waits for all that it takes."""
+        if not self._gone:
+            asyncio.get_running_loop().call_soon(self._end_gone)
+        self._gone.append(connection)
+
+    def _end_gone(self) -> None:
+        for _ in range(min(len(self._gone), GONE_A_TURN)):
+            self._gone.popleft().end()
+        if self._gone:
+            asyncio.get_running_loop().call_soon(self._end_gone)
 
     def tick(self) -> None:
         """Ping those whose turn it is, and close those that did not answer or did not connect in time."""
         self._second += 1
         interval = max(1, int(self.node.limits.ping_interval_s))
         now = self.node.clock()
-        for connection in list(self.connections):
+        for connection in list(self.open):
             if connection.number % interval == self._second % interval:
                 connection.ping()
             connection.check_time(now)
 
 
 class WebSocketConnection(asyncio.Protocol):
-    """One connection, from the handshake to the close."""
+    """One connection, from its opening to its close."""
 
     __slots__ = (
         "_address",
+        "_all",
         "_burst",
         "_close_at",
         "_connect_by",
-        "_endpoint",
+        "_deflate",
         "_fragments",
         "_is_awaiting_pong",
-        "_is_slow",
+        "_is_open",
         "_transport",
         "_ws",
         "number",
@@ -105,79 +97,84 @@ class WebSocketConnection(asyncio.Protocol):
         "write",
     )
 
-    _numbers = 0
-
-    def __init__(self, endpoint: WebSocketEndpoint) -> None:
-        WebSocketConnection._numbers += 1
-        self.number = WebSocketConnection._numbers
+    def __init__(self, all_: WebSocketConnections, transport: asyncio.Transport, address: str) -> None:
+        """Take over a connection that was counted, and on which nothing was answered yet."""
+        self.number = all_.next_number()
         self.session: Session | None = None
-        self._endpoint = endpoint
-        self._ws = ServerProtocol(
-            subprotocols=[Subprotocol(name) for name in SUBPROTOCOLS],
-            select_subprotocol=_select_subprotocol,
-            max_size=endpoint.node.limits.max_frame_bytes,
-        )
-        self._fragments: list[bytes] = []
-        self._address = ""
+        self._all = all_
+        self._transport = transport
+        self._address = address
+        self._ws: Protocol | None = None
+        """websockets' layer, from when on something comes or goes that needs it."""
+        self._fragments: list[bytes] | None = None
+        self._deflate: Deflate | None = None
         self._burst = 0
+        self._is_open = True
         self._is_awaiting_pong = False
-        self._is_slow = False
         self._close_at = 0.0
         self._connect_by = 0.0
-        self.write: Callable[[bytes], None] = _drop
+        self.write: Callable[[bytes], None] = transport.write
 
     def __repr__(self) -> str:
-        return f"<WebSocketConnection {self.number} {self._ws.state.name} {self.session!r}>"
+        return f"<WebSocketConnection {self.number} {'open' if self._is_open else 'closing'} {self.session!r}>"
+
+    def open(self, handshake: Handshake, query: bytes) -> None:
+        """Answer the handshake and begin the session."""
+        self._all.open[self] = None
+        limits = self._all.node.limits
+        self._transport.set_write_buffer_limits(high=limits.max_outbox_bytes)
+        self._connect_by = self._all.node.clock() + limits.connect_timeout_s
+        self._deflate = handshake.deflate
+        self._transport.write(handshake.response())
+        self._begin(handshake, parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {})
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection over from uvicorn; the bytes of the request follow."""
-        self._transport = cast("asyncio.Transport", transport)
-        # uvicorn does this after the handshake; by then a bare client's first values may be more than fits, and `pause_writing` not for us.
-        self._transport.set_protocol(self)
-        peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if isinstance(peer, tuple) else ""
-
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        self._ws.receive_data(data)
-        for event in self._ws.events_received():
-            if isinstance(event, Request):
-                self._open(event)
-            elif isinstance(event, Frame):
+        at, most = 0, self._all.node.limits.max_frame_bytes
+        while self._ws is None:
+            if at == len(data):
+                return
+            simple = read_simple(data, at, most)
+            if simple is None:
+                break
+            first, payload, at = simple
+            self._on_simple(first, payload)
+        ws = self._protocol()
+        ws.receive_data(data[at:] if at else data)
+        for event in ws.events_received():
+            if isinstance(event, Frame):
                 self._on_frame(event)
-        self._flush()
+        self._flush(ws)
 
-    def eof_received(self) -> None:
-        """The client sends no more."""
-        self._ws.receive_eof()
-        self._flush()
+    def eof_received(self) -> bool:
+        """The client sends no more, so it cannot answer a close either."""
+        self._all.let_go(self)
+        return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone."""
-        self.write = _drop
-        if self.session is not None:
-            self.session.close()
-        if self in self._endpoint.connections:
-            del self._endpoint.connections[self]
-            self._endpoint.counter.leave(self._address)
+        if self.session is not None and not self.session.is_closed:
+            self._all.let_go(self)
+        if self in self._all.open:
+            del self._all.open[self]
+            self._all.counter.leave(self._address)
 
     def pause_writing(self) -> None:
         """More is unsent than a client may have: it does not read fast enough. Called while others are being written to."""
-        self._is_slow = True
         asyncio.get_running_loop().call_soon(self._end_slow)
 
     def resume_writing(self) -> None:
         """The client has caught up with a burst that it had asked for."""
         self._burst = 0
-        self._transport.set_write_buffer_limits(high=self._endpoint.node.limits.max_outbox_bytes)
+        self._transport.set_write_buffer_limits(high=self._all.node.limits.max_outbox_bytes)
 
     # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
 
     def allow_burst(self, size: int) -> None:
         """See `edge.ports.ClientPipe`."""
-        limits = self._endpoint.node.limits
+        limits = self._all.node.limits
         unsent = self._transport.get_write_buffer_size()
         if unsent + size <= limits.max_outbox_bytes // 2:
             return
@@ -187,24 +184,28 @@ class WebSocketConnection(asyncio.Protocol):
 
     def close(self, code: int, reason: str) -> None:
         """See `edge.ports.ClientPipe`."""
-        if self._ws.state is not State.OPEN:
+        if not self._is_open:
             return
-        self._ws.send_close(code, reason)
-        self._flush()
+        ws = self._protocol()
+        ws.send_close(code, reason)
+        self._flush(ws)
+
+    def end(self) -> None:
+        """The client is gone: leave everything."""
         self._stop()
+        self._transport.close()
 
     # -- from the endpoint ---------------------------------------------------------------------------------------------------------
 
     def ping(self) -> None:
         """Ask whether the client is there; close if it did not answer the last time."""
-        if self._ws.state is not State.OPEN:
+        if not self._is_open:
             return
         if self._is_awaiting_pong:
             self.close(*CLOSE_PING_TIMEOUT)
             return
         self._is_awaiting_pong = True
-        self._ws.send_ping(b"")
-        self._flush()
+        self._transport.write(PING_FRAME)
         if self._transport.get_write_buffer_size() == 0:
             self.resume_writing()
 
@@ -219,57 +220,20 @@ class WebSocketConnection(asyncio.Protocol):
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Tell the client to come back later, and close."""
-        if self.session is not None and self._ws.state is State.OPEN:
+        if self.session is not None and self._is_open:
             self.session.say_drain(reconnect_after_ms)
             self.close(CloseCode.GOING_AWAY, "drain")
 
-    def shutdown(self) -> None:
-        """Uvicorn is stopping and nothing more elegant has happened."""
-        self.drain(0)
+    # -- session -------------------------------------------------------------------------------------------------------------------
 
-    # -- handshake -----------------------------------------------------------------------------------------------------------------
-
-    def _open(self, request: Request) -> None:
-        url = urlsplit(request.path)
-        refusal = self._refusal(url.path)
-        if refusal is not None:
-            status, text = refusal
-            response = self._ws.reject(status, text)
-            if status == 503:
-                response.headers["Retry-After"] = "2"
-            self._ws.send_response(response)
-            return
-        response = self._ws.accept(request)
-        self._ws.send_response(response)
-        self._flush()
-        if self._ws.state is not State.OPEN:
-            self._endpoint.counter.leave(self._address)
-            return
-        self._endpoint.connections[self] = None
-        limits = self._endpoint.node.limits
-        self._transport.set_write_buffer_limits(high=limits.max_outbox_bytes)
-        self._connect_by = self._endpoint.node.clock() + limits.connect_timeout_s
-        self.write = self._transport.write
-        self._begin(parse_qs(url.query, keep_blank_values=True))
-
-    def _refusal(self, path: str) -> tuple[int, str] | None:
-        if path != PATH:
-            return 404, f"WebSocket clients connect to {PATH}\n"
-        if self._endpoint.is_draining:
-            return 503, "this edge is going away; try again\n"
-        if not self._endpoint.counter.enter(self._address):
-            return 503, "too many connections; try again later\n"
-        return None
-
-    def _begin(self, query: dict[str, list[str]]) -> None:
-        dialect = SUBPROTOCOLS.get(self._ws.subprotocol or "", Dialect.JSON)
+    def _begin(self, handshake: Handshake, query: dict[str, list[str]]) -> None:
+        dialect = handshake.dialect or Dialect.JSON
         if query.get("format") == ["msgpack"]:
             dialect = Dialect.MSGPACK
         is_bare = "channels" in query
         if is_bare:
             dialect = Dialect.JSON_NAMED if dialect.is_text else Dialect.MSGPACK_NAMED
-        wrap = wrap_text if dialect.is_text else wrap_binary
-        self.session = session = Session(self._endpoint.node, self, dialect, wrap)
+        self.session = session = Session(self._all.node, self, dialect, _wrap_for(dialect, handshake.deflate))
         if is_bare:
             self._subscribe_bare(session, query)
 
@@ -288,52 +252,87 @@ class WebSocketConnection(asyncio.Protocol):
 
     # -- frames --------------------------------------------------------------------------------------------------------------------
 
-    def _on_frame(self, frame: Frame) -> None:
-        session = self.session
-        if session is None or self._ws.state is not State.OPEN:
-            return
-        if frame.opcode is Opcode.PONG:
-            self._is_awaiting_pong = False
-        elif frame.opcode in {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}:
-            self._on_data(session, frame)
+    def _protocol(self) -> Protocol:
+        """The layer of websockets for this connection, which knows nothing of the simple frames before."""
+        if self._ws is None:
+            self._ws = Protocol(SERVER, state=State.OPEN, max_size=self._all.node.limits.max_frame_bytes)
+            if self._deflate is not None:
+                self._ws.extensions = [self._deflate.inflater()]
+        return self._ws
 
-    def _on_data(self, session: Session, frame: Frame) -> None:
+    def _on_simple(self, first: int, payload: bytes) -> None:
         self._is_awaiting_pong = False
-        if frame.opcode is not Opcode.CONT and (frame.opcode is Opcode.TEXT) is not session.is_text:
-            self._ws.fail(CloseCode.UNSUPPORTED_DATA, "text frames carry JSON, binary frames MessagePack")
-            return
-        self._fragments.append(bytes(frame.data))
-        if frame.fin:
-            message = b"".join(self._fragments)
-            self._fragments.clear()
-            if session.is_text and not _is_utf8(message):
-                self._ws.fail(CloseCode.INVALID_DATA, "text frames are UTF-8")
-                return
-            session.receive(message)
+        if first == PING:
+            self._transport.write(wrap(PONG, payload))
+        elif first != PONG:
+            self._on_message(payload, is_text=first == TEXT)
 
-    def _flush(self) -> None:
+    def _on_frame(self, frame: Frame) -> None:
+        if not self._is_open:
+            return
+        self._is_awaiting_pong = False
+        if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
+            if frame.fin:
+                self._on_message(bytes(frame.data), is_text=frame.opcode is Opcode.TEXT)
+            elif self._is_kind(is_text=frame.opcode is Opcode.TEXT):
+                self._fragments = [bytes(frame.data)]
+        elif frame.opcode is Opcode.CONT and self._fragments is not None:
+            self._fragments.append(bytes(frame.data))
+            if frame.fin:
+                message, self._fragments = b"".join(self._fragments), None
+                self._on_message(message, is_text=None)
+
+    def _is_kind(self, *, is_text: bool) -> bool:
+        """Whether the client may send such frames; if not, it is told."""
+        if self.session is None or is_text is self.session.is_text:
+            return True
+        self._fail(CloseCode.UNSUPPORTED_DATA, "text frames carry JSON, binary frames MessagePack")
+        return False
+
+    def _on_message(self, message: bytes, *, is_text: bool | None) -> None:
+        session = self.session
+        if session is None or (is_text is not None and not self._is_kind(is_text=is_text)):
+            return
+        if session.is_text and not _is_utf8(message):
+            self._fail(CloseCode.INVALID_DATA, "text frames are UTF-8")
+            return
+        session.receive(message)
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        ws = self._protocol()
+        ws.fail(code, reason)
+        self._flush(ws)
+
+    def _flush(self, ws: Protocol) -> None:
         """Send what the Sans-I/O layer wants sent; an empty chunk means the end."""
-        for data in self._ws.data_to_send():
+        for data in ws.data_to_send():
             if data:
                 self._transport.write(data)
             else:
                 self._transport.close()
-        if self._ws.state is not State.OPEN and self._ws.state is not State.CONNECTING:
+        if ws.state is not State.OPEN:
             self._stop()
 
     def _stop(self) -> None:
         """Nothing more is delivered; what is unsent may still leave, for a while."""
+        self._is_open = False
         self.write = _drop
         if self.session is not None:
             self.session.close()
         if not self._close_at:
-            self._close_at = self._endpoint.node.clock() + CLOSE_TIMEOUT_S
+            self._close_at = self._all.node.clock() + CLOSE_TIMEOUT_S
 
     def _end_slow(self) -> None:
-        if self._ws.state is State.OPEN:
-            self._endpoint.slow_consumers += 1
+        if self._is_open:
+            self._all.slow_consumers += 1
             log.info("closing a slow consumer", session=self.session, unsent_bytes=self._transport.get_write_buffer_size())
             self.close(*CLOSE_SLOW_CONSUMER)
+
+
+def _wrap_for(dialect: Dialect, deflate: Deflate | None) -> Wrap:
+    if deflate is not None:
+        return deflate.wrap(is_text=dialect.is_text)
+    return wrap_text if dialect.is_text else wrap_binary
 
 
 def _drop(_: bytes) -> None:
@@ -348,8 +347,3 @@ def _is_utf8(message: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _select_subprotocol(_: ServerProtocol, offered: Any) -> Subprotocol | None:
-    """The first one that is known; none is no error: then the query decides."""
-    return next((Subprotocol(name) for name in offered if name in SUBPROTOCOLS), None)

@@ -269,7 +269,7 @@ class TestHandshake:
         [
             (upgrade(), 400),
             (upgrade("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"), 400),
-            (upgrade("Sec-WebSocket-Version: 7", KEY), 400),
+            (upgrade("Sec-WebSocket-Version: 7", KEY), 426),
             (upgrade("Sec-WebSocket-Version: 13", KEY, path="/other"), 404),
             (b"POST /v1/ws HTTP/1.1\r\nHost: e\r\nContent-Length: 0\r\n\r\n", 404),
             (b"GET /v1/ws HTTP/1.1\r\nHost: e\r\n\r\n", 404),

@@ -1,0 +1,60 @@
+"""An asyncio transport that writes down what is done with it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from edge.core.limits import Limits
+from edge.node import Node
+
+
+class FakeTransport(asyncio.Transport):
+    """Where one protocol's bytes go. `protocol` is whoever would get the next ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.is_closed = False
+        self.is_aborted = False
+        self.protocol: asyncio.BaseProtocol | None = None
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        assert not self.is_closed
+        self.sent += bytes(data)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = self.is_aborted = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("192.0.2.1", 5) if name == "peername" else default
+
+
+class FakeNode(SimpleNamespace):
+    """As much of a node as a connection without subscriptions needs, with a clock that stands until it is moved."""
+
+    def __init__(self, **limits: Any) -> None:
+        super().__init__(limits=Limits(**limits), now=0.0)
+
+    def clock(self) -> float:
+        return float(self.now)
+
+    @property
+    def as_node(self) -> Node:
+        return cast("Node", self)
