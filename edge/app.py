@@ -61,7 +61,14 @@ class _Server(uvicorn.Server):
 async def _serve(settings: Settings) -> None:
     addresses = [parse_address(url) for url in parse_servers(settings.bus)]
     bus = RedisBus(addresses, prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
-    node = Node(bus, settings.limits, clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random=random.random)
+    node = Node(
+        bus,
+        settings.limits,
+        clock=time.monotonic,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+        random=random.random,
+        policies=settings.policies,
+    )
     endpoint = WebSocketEndpoint(node, ConnectionCounter(settings.limits))
     stopping = _stop_on_signals()
     public = _server(public_app(node, bus, with_console=settings.console), settings.host, settings.port, endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edge.core.delivery import Policies
 from edge.core.limits import Limits
 from shared.bus.layout import DEFAULT_PREFIX
 from shared.bus.servers import parse_servers
@@ -29,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True):
     """How long closing all connections may take after SIGTERM."""
     console: bool = False
     limits: Limits = Limits()
+    policies: Policies = Policies()
 
 
 def check_settings(settings: Settings) -> None:

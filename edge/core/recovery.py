@@ -28,6 +28,15 @@ class Start(msgspec.Struct, frozen=True):
     """Set exactly where `recovered` is False."""
 
 
+class PacedStart(msgspec.Struct, frozen=True):
+    """Where a subscriber that goes at its own pace starts: behind the publication at `cursor`."""
+
+    cursor: int
+    recovered: bool | None = None
+    gap: Gap | None = None
+    """Set exactly where `recovered` is False."""
+
+
 class NeedHistory(msgspec.Struct, frozen=True):
     """The ring does not reach back far enough: read the newest `count` publications from the bus, then ask again with them."""
 
@@ -86,6 +95,18 @@ def _newest_within(items: list[Item], most_bytes: int) -> list[Item]:
         if size > most_bytes:
             return items[at + 1 :] or items[-1:]
     return items
+
+
+def start_paced_from(stream: ChannelStream, position: Position) -> PacedStart:
+    """Where a subscriber that goes at its own pace starts with a position. That the history is too short is told when it gets there."""
+    newest = stream.offset
+    if not position.epoch and position.offset == 0:
+        return PacedStart(0, recovered=True)
+    if position.epoch != stream.epoch:
+        return PacedStart(max(0, newest - 1), recovered=False, gap=Gap("epoch_changed", None))
+    if position.offset > newest:
+        return PacedStart(max(0, newest - 1), recovered=False, gap=Gap("position_ahead", None))
+    return PacedStart(position.offset, recovered=True)
 
 
 def _lost(newest: Item | None, reason: str, position: Position | None = None) -> Start:
