@@ -139,7 +139,7 @@ class Node:
 
     def pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, pipe: ClientPipe) -> Pacer:
         """Start a subscription in mode conflate or ack behind `cursor`."""
-        pacer = Pacer(PacedSubscription(channel, variant, delivery, cursor), pipe, self._bus, self.clock)
+        pacer = Pacer(PacedSubscription(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify)
         channel.add_paced(pacer)
         pacer.poke()
         return pacer
@@ -321,7 +321,7 @@ class Node:
                 # Another edge may have been quicker: this one asks the bus before it calls a position wrong.
                 return 1
             if is_paced:
-                subscriber.begin_paced(request, lane.channel, start_paced_from(stream, request.position))
+                subscriber.begin_paced(request, lane.channel, start_paced_from(stream, request.position, request.delivery.mode))
                 return 0
             start = start_from(stream, request.position, most=limits.max_recovery_items, most_bytes=limits.max_recovery_bytes, items=items)
         else:

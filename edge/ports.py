@@ -46,6 +46,9 @@ class Bus(Protocol):
         Raises BusUnavailableError if the bus is away or cannot be trusted yet.
         """
 
+    async def read_oldest(self, channel: str, count: int) -> ChannelHistory:
+        """Read the oldest `count` publications that the bus holds. Raises as `read` does."""
+
 
 class ClientPipe(Protocol):
     """A transport as a session sees it. Nothing here blocks."""

@@ -194,7 +194,7 @@ class Session:
         """Without effect where there is no such subscription (any more): acknowledgements cross unsubscribes on their way."""
         found = self._paced.get(command.number) if command.channel is None else self._subscriptions.get(command.channel)
         if isinstance(found, Pacer):
-            found.acknowledge(command.offset)
+            found.acknowledge(command.offset, command.epoch)
 
     def _connect(self, command: Connect) -> None:
         if self.is_connected:

@@ -14,6 +14,9 @@ from edge.core.stream import ChannelStream, Gap
 from edge.core.variant import Label, Variant, full_frame, gap_message, step_frame
 from shared.publication import DeltaFormat
 
+MAX_STEPS = 1_000
+"""That one channel keeps between two ticks: those who read pages of the history make one for each publication that they pass."""
+
 Write = Callable[[bytes], None]
 """Hands finished frames to a transport; never blocks, and may not change the hub."""
 
@@ -110,6 +113,8 @@ class Channel:
         key = base.offset, item.offset
         step = self._steps.get(key)
         if step is None:
+            if len(self._steps) >= MAX_STEPS:
+                self._steps.clear()
             step = self._steps[key] = Step(item, base)
         return step
 

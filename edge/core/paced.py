@@ -58,22 +58,31 @@ class PacedSubscription:
         """How many publications are under way."""
         return len(self._unacked)
 
-    def acknowledge(self, offset: int) -> None:
-        """The client has handled everything up to `offset`."""
+    @property
+    def room(self) -> int:
+        """How many publications may be sent before the next acknowledgement."""
+        window = self.delivery.window
+        return window - len(self._unacked) if window else MOST_AT_ONCE
+
+    def acknowledge(self, offset: int, epoch: str | None = None) -> None:
+        """The client has handled everything up to `offset`. What is of another epoch than the channel's came too late."""
+        if epoch not in {None, self.channel.stream.epoch}:
+            return
         unacked = self._unacked
         while unacked and unacked[0] <= offset:
             unacked.popleft()
 
     def advance(self, now: float, *, is_writable: bool) -> Due:
         """Take what may be sent now; it counts as sent. `now` is in seconds on a clock that never goes back."""
-        room = self._room()
+        room = self.room
         newest = self.channel.stream.newest
         if not is_writable or room <= 0 or newest is None or self.cursor >= newest.offset:
             return NOTHING
         if self.delivery.mode is Mode.CONFLATE:
             return self._conflate(newest, now)
         if self.cursor + 1 < self.channel.stream.ring[0].offset:
-            return Due(page_after=self.cursor)
+            # Not for each acknowledgement: a page costs the bus as much for one publication as for half a window.
+            return Due(page_after=self.cursor) if 2 * room >= self.delivery.window else NOTHING
         return self._next_in_order(min(room, MOST_AT_ONCE))
 
     def take_page(self, items: Sequence[Item], *, is_all: bool) -> bytes:
@@ -89,23 +98,25 @@ class PacedSubscription:
             if not is_all:
                 return b""
             told = self._tell(Gap("history_trimmed", Missed(self.cursor + 1, following[0].offset - 1)))
-        taken = following[: max(0, min(self._room(), MOST_AT_ONCE))]
+        taken = following[: max(0, min(self.room, MOST_AT_ONCE))]
         return told + b"".join(self._send(item) for item in taken)
 
     def tell_gap(self, gap: Gap) -> bytes:
-        """The stream was lost or skipped: start again before its newest publication. Returns the frame that says so."""
+        """The stream was lost or skipped. Returns the frame that says so, where it means something to this subscription.
+
+        What the edge has skipped within an epoch is no gap here: conflation skips anyway, and ack reads it from the history. In another
+        epoch conflation goes on with the newest publication, and ack with the first one that the history holds.
+        """
+        if gap.missed is not None:
+            return b""
         newest = self.channel.stream.newest
-        self.cursor = newest.offset - 1 if newest is not None else 0
+        self.cursor = newest.offset - 1 if newest is not None and self.delivery.mode is Mode.CONFLATE else 0
         self._unacked.clear()
         return self._tell(gap)
 
     def _tell(self, gap: Gap) -> bytes:
         self._held = None
         return self.variant.wrap(gap_message(gap, self.channel.label, self.channel.stream.epoch, self.variant.dialect))
-
-    def _room(self) -> int:
-        window = self.delivery.window
-        return window - len(self._unacked) if window else MOST_AT_ONCE
 
     def _conflate(self, newest: Item, now: float) -> Due:
         if now < self._next_at:

@@ -86,6 +86,8 @@ class Ack(msgspec.Struct, frozen=True):
     """None where the number says which."""
     number: int
     offset: int
+    epoch: str | None = None
+    """Of the position, where the client names it: an acknowledgement of a former epoch is none of this one."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -176,16 +178,17 @@ def _unsubscribe(command_id: int, fields: dict[Any, Any]) -> Unsubscribe:
 
 
 def _ack(fields: dict[Any, Any]) -> Ack:
-    channel, number, offset = fields.get("channel"), fields.get("number", 0), fields.get("offset")
+    channel, number, offset, epoch = fields.get("channel"), fields.get("number", 0), fields.get("offset"), fields.get("epoch")
     if (
         not _is_count(offset)
         or not _is_count(number)
         or not isinstance(channel, str | None)
+        or not isinstance(epoch, str | None)
         or (channel is None) is ("number" not in fields)
     ):
-        msg = "`ack` has `number` or `channel`, and `offset`, a position's"
+        msg = "`ack` has `number` or `channel`, and a position's `offset` and, if it likes, `epoch`"
         raise CommandError(ErrorCode.BAD_FRAME, msg)
-    return Ack(channel, number, offset)
+    return Ack(channel, number, offset, epoch)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edge.core.delivery import Mode
 from edge.core.item import Item
 from edge.core.stream import ChannelStream, Gap, Missed
 from shared.publication import Kind, Position
@@ -97,13 +98,17 @@ def _newest_within(items: list[Item], most_bytes: int) -> list[Item]:
     return items
 
 
-def start_paced_from(stream: ChannelStream, position: Position) -> PacedStart:
-    """Where a subscriber that goes at its own pace starts with a position. That the history is too short is told when it gets there."""
+def start_paced_from(stream: ChannelStream, position: Position, mode: Mode) -> PacedStart:
+    """Where a subscriber that goes at its own pace starts with a position. That the history is too short is told when it gets there.
+
+    In another epoch mode conflate wants the newest publication, and mode ack all that there are.
+    """
     newest = stream.offset
     if not position.epoch and position.offset == 0:
         return PacedStart(0, recovered=True)
     if position.epoch != stream.epoch:
-        return PacedStart(max(0, newest - 1), recovered=False, gap=Gap("epoch_changed", None))
+        cursor = max(0, newest - 1) if mode is Mode.CONFLATE else 0
+        return PacedStart(cursor, recovered=False, gap=Gap("epoch_changed", None))
     if position.offset > newest:
         return PacedStart(max(0, newest - 1), recovered=False, gap=Gap("position_ahead", None))
     return PacedStart(position.offset, recovered=True)
