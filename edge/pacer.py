@@ -46,7 +46,7 @@ class Pacer:
             return
         # Again after each part: nobody pokes for the rest, since a client may acknowledge only when its window is full.
         while (due := self.subscription.advance(self._clock(), is_writable=self._pipe.is_writable)).frames:
-            self._pipe.write(due.frames)
+            self._write(due.frames)
         loop = asyncio.get_running_loop()
         if due.wake_at:
             self._timer = loop.call_later(max(0.0, due.wake_at - self._clock()), self._wake)
@@ -73,6 +73,11 @@ class Pacer:
         if self._task is not None:
             self._task.cancel()
         self.subscription.channel.remove_paced(self)
+
+    def _write(self, frames: bytes) -> None:
+        # It was the client's turn: one publication larger than the outbox does not make it a slow consumer.
+        self._pipe.allow_burst(len(frames))
+        self._pipe.write(frames)
 
     def _wake(self) -> None:
         self._timer = None
@@ -102,7 +107,7 @@ class Pacer:
                 return stream.epoch != epoch
             frames = subscription.take_page(items, is_all=is_all)
             if frames:
-                self._pipe.write(frames)
+                self._write(frames)
             if is_all or subscription.cursor != before:
                 return subscription.cursor != before
             margin *= 4  # The bus was further ahead of this edge than that.

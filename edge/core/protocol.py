@@ -197,7 +197,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 def _wish(fields: dict[Any, Any], command_id: int) -> Wish:
     mode, max_rate, window = fields.get("mode"), fields.get("max_rate"), fields.get("window")
-    if mode is not None and mode not in set(Mode):
+    if mode is not None and not (isinstance(mode, str) and mode in set(Mode)):
         msg = f"`mode` is one of {', '.join(Mode)}, not {_shown(mode)}"
         raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
     if max_rate is not None and not (isinstance(max_rate, int | float) and not isinstance(max_rate, bool) and 0 < max_rate <= MAX_RATE):
