@@ -5,6 +5,9 @@ Nobody sleeps here: a client handles a frame when the test says so, and what cou
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from shared.publication import Kind
 from tests.conftest import StartProject
 from tests.edge.service import Bridge, EdgeProcess, Listener, aside, client, run
 from tests.edge.slow_reader import SlowReader, slow_reader
+from tests.rig.process import ROOT, Process
 from tests.rig.wait import wait_until_async
 
 BUS = "bus:1430"
@@ -135,7 +139,7 @@ class TestConflate:
 
     def test_one_that_stops_reading_gets_the_newest_next_and_costs_nothing_meanwhile(self, bridge: Bridge, start_edge: StartEdge):
         edge = start_edge()
-        size, count = 20_000, 400
+        size, count = 100_000, 400
 
         async def main() -> None:
             async with client(edge) as witness, slow_reader(edge) as slow:
@@ -434,3 +438,20 @@ class TestNamespaces:
 async def check_agreed(slow: SlowReader, channel: str, wish: dict[str, Any], agreed: dict[str, Any]) -> None:
     answer = await slow.subscribe(channel, **wish)
     assert {name: answer[name] for name in agreed} == agreed
+
+
+def test_the_example_shows_all_three_and_ends_cleanly(bridge: Bridge, start_edge: StartEdge, tmp_path: Path):
+    edge = start_edge()
+    command: list[str | Path] = [sys.executable, ROOT / "examples" / "slow_client.py", f"ws://127.0.0.1:{edge.port}", BUS]
+    paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients' / 'python'}", "PYTHONUNBUFFERED": "1"}
+    with Process(command, log=tmp_path / "example.log", env=paths) as example:
+
+        def publish_until_shown() -> bool:
+            bridge.push(BUS, {"n": 1})
+            last = example.output().splitlines()[-1:]
+            return bool(last) and all(f"{mode} " in last[0] for mode in ("queue", "conflate", "ack"))
+
+        example.wait_for(publish_until_shown, what="a line with all three modes")
+        example.signal(signal.SIGINT)
+        assert example.wait() == 0, example.output()
+        assert "Traceback" not in example.output()
