@@ -45,7 +45,7 @@ def run(settings: Settings, *, worker: int | None = None, on_started: Started | 
 async def _serve(settings: Settings, worker: int | None, on_started: Started | None) -> None:
     addresses = [parse_address(url) for url in parse_servers(settings.bus)]
     bus = RedisBus(addresses, prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
-    node = Node(bus, settings.limits, clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random=random.random)
+    node = Node(bus, settings.limits, clock=time.monotonic, now_ms=_now_ms, random=random.random, policies=settings.policies)
     endpoint = Endpoint(node, random=random.random, with_deflate=settings.deflate)
     stopping = _stop_on_signals()
     public = Server(public_app(node, bus, with_console=settings.console), settings.host, settings.port, endpoint)
@@ -84,6 +84,10 @@ async def _serve(settings: Settings, worker: int | None, on_started: Started | N
         for server in servers:
             await server.stop()
     log.info("edge stopped")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _tick(node: Node, endpoint: Endpoint) -> None:

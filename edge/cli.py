@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
 from edge.core.limits import Limits
+from edge.namespaces import load_policies
 from edge.settings import DEFAULT_INTERNAL_PORT, DEFAULT_PORT, Settings, check_settings
 from shared.bus.layout import DEFAULT_PREFIX
 from shared.errors import ConfigurationError, DistributaryError
@@ -100,6 +102,10 @@ def run(
     max_outbox_bytes: Annotated[
         int, typer.Option(envvar="EDGE_MAX_OUTBOX_BYTES", help="Unsent bytes of one session before it is closed as a slow consumer.")
     ] = _LIMITS.max_outbox_bytes,
+    namespaces: Annotated[
+        Path | None,
+        typer.Option(envvar="EDGE_NAMESPACES", metavar="FILE", help="TOML: delivery modes and rates by namespace; without it, all modes."),
+    ] = None,
     ping_interval_s: Annotated[
         float, typer.Option(envvar="EDGE_PING_INTERVAL_S", help="Seconds between pings of a connection.")
     ] = _LIMITS.ping_interval_s,
@@ -127,6 +133,8 @@ def run(
     )
     settings = Settings(bus, bus_prefix, host, port, internal_host, internal_port, drain_s, console, deflate, workers, limits)
     try:
+        if namespaces is not None:
+            settings = msgspec.structs.replace(settings, policies=load_policies(namespaces))
         check_settings(settings)
         # Imported late: `edge --help` needs none of it.
         if workers == 1:

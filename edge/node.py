@@ -13,13 +13,18 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from edge.core.delivery import Delivery, Mode, Policies, Wish
 from edge.core.hub import Channel, Hub, Subscription
 from edge.core.item import Item, Step
 from edge.core.limits import Limits
+from edge.core.paced import PacedSubscription
 from edge.core.protocol import CommandError, ErrorCode, Subscribe
-from edge.core.recovery import NeedHistory, Start, start_from, start_new
+from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_new, start_paced_from
 from edge.core.stream import OutOfStep
-from edge.ports import Bus
+from edge.core.variant import Variant
+from edge.pacer import Pacer
+from edge.ports import Bus, ClientPipe
+from shared.channel import namespace_of
 from shared.envelope import Envelope
 from shared.errors import BusUnavailableError
 from shared.telemetry import Log
@@ -33,7 +38,7 @@ LAST_RETRY_S = 10.0
 
 
 class Subscriber(Protocol):
-    """Who asks for a channel. One of the two is called, once, possibly before `subscribe` returns."""
+    """Who asks for a channel. One of these is called, once, possibly before `subscribe` returns."""
 
     @property
     def is_closed(self) -> bool:
@@ -41,6 +46,9 @@ class Subscriber(Protocol):
 
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         """Send the start and join the channel, in this turn of the event loop."""
+
+    def begin_paced(self, request: Subscribe, channel: Channel, start: PacedStart) -> None:
+        """As `begin`, for a subscription in mode conflate or ack."""
 
     def refuse(self, request: Subscribe, error: CommandError) -> None:
         """Tell that it did not work."""
@@ -78,6 +86,7 @@ class Node:
         clock: Callable[[], float],
         now_ms: Callable[[], int],
         random: Callable[[], float],
+        policies: Policies | None = None,
     ) -> None:
         self.limits = limits
         self.hub = Hub(ring_items=limits.ring_items, ring_bytes=limits.ring_bytes)
@@ -85,6 +94,7 @@ class Node:
         self.gaps = 0
         """How many gaps subscribers were told of, counted by channel."""
         self.publications = 0
+        self._policies = policies or Policies()
         self._bus = bus
         self._now_ms = now_ms
         self._random = random
@@ -123,11 +133,21 @@ class Node:
         lane.waiting.append((request, subscriber))
         self._read(lane)
 
-    def leave(self, subscription: Subscription) -> None:
+    def agree(self, channel: str, wish: Wish) -> Delivery | None:
+        """How a subscription of `channel` is delivered; None where its namespace does not allow the mode."""
+        return self._policies.of(namespace_of(channel)).agree(wish)
+
+    def pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, pipe: ClientPipe) -> Pacer:
+        """Start a subscription in mode conflate or ack behind `cursor`."""
+        pacer = Pacer(PacedSubscription(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify)
+        channel.add_paced(pacer)
+        pacer.poke()
+        return pacer
+
+    def leave(self, name: str, subscription: Subscription | Pacer) -> None:
         """End a subscription."""
-        channel = subscription.channel
-        channel.remove(subscription)
-        self._note_idle(self._lanes[channel.label.name])
+        subscription.leave()
+        self._note_idle(self._lanes[name])
 
     def forget_idle(self) -> None:
         """Drop the channels that nobody has used for `linger_s`. Call it every second or so."""
@@ -297,17 +317,26 @@ class Node:
     def _start(self, lane: _Lane, request: Subscribe, subscriber: Subscriber, items: list[Item] | None = None) -> int:
         """Start a subscriber; returns 0, or how much history must be read first."""
         stream, limits = lane.channel.stream, self.limits
+        is_paced = request.delivery.mode is not Mode.QUEUE
+        start: Start | PacedStart | NeedHistory
         if request.position is not None:
             if lane.again and not stream.knows(request.position):
                 # Another edge may have been quicker: this one asks the bus before it calls a position wrong.
                 return 1
+            if is_paced:
+                subscriber.begin_paced(request, lane.channel, start_paced_from(stream, request.position, request.delivery.mode))
+                return 0
             start = start_from(stream, request.position, most=limits.max_recovery_items, most_bytes=limits.max_recovery_bytes, items=items)
         else:
             now_ms, most, most_bytes = self._now_ms(), limits.max_recovery_items, limits.max_recovery_bytes
             start = start_new(stream, request.rewind, now_ms, most=most, most_bytes=most_bytes, items=items)
         if isinstance(start, NeedHistory):
             return start.count
-        subscriber.begin(request, lane.channel, start)
+        if is_paced:
+            cursor = start.items[0].offset - 1 if start.items else stream.offset
+            subscriber.begin_paced(request, lane.channel, PacedStart(cursor))
+        else:
+            subscriber.begin(request, lane.channel, start)
         return 0
 
     def _refuse_waiting(self, lane: _Lane, why: str) -> None:

@@ -40,8 +40,14 @@ class Bus(Protocol):
     def unsubscribe(self, channel: str) -> None:
         """Stop getting publications of `channel`. Some may still arrive."""
 
-    async def read(self, channel: str, count: int) -> ChannelHistory:
-        """Read the newest `count` publications; raise BusUnavailableError if the bus is away or cannot be trusted yet."""
+    async def read(self, channel: str, count: int, skip: int = 0) -> ChannelHistory:
+        """Read the newest `count` publications before the newest `skip`; fewer come where the bus holds fewer.
+
+        Raises BusUnavailableError if the bus is away or cannot be trusted yet.
+        """
+
+    async def read_oldest(self, channel: str, count: int) -> ChannelHistory:
+        """Read the oldest `count` publications that the bus holds. Raises as `read` does."""
 
 
 class ClientPipe(Protocol):
@@ -49,6 +55,13 @@ class ClientPipe(Protocol):
 
     def write(self, frames: bytes) -> None:
         """Send finished frames; dropped where the client is gone."""
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether what is written now leaves soon: false while more than a little is unsent. Only after `keep_short`."""
+
+    def keep_short(self) -> None:
+        """Keep little unsent, in the kernel too, and tell the session whenever there is room again: for those who conflate."""
 
     def allow_burst(self, size: int) -> None:
         """`size` bytes, which the client asked for, are about to be written: they do not make it a slow consumer."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import secrets
 
+import msgspec
+
+from edge.core.delivery import Mode
 from edge.core.hub import Channel, Subscription
 from edge.core.limits import CommandRate
-from edge.core.protocol import Command, CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
-from edge.core.recovery import Start
+from edge.core.protocol import Ack, Command, CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
+from edge.core.recovery import PacedStart, Start
 from edge.core.variant import Dialect, Variant, Wrap, control, full_frame, gap_fields
 from edge.node import Node
+from edge.pacer import Pacer
 from edge.ports import ClientPipe
 from shared.publication import DELTA_NAMES, KIND_NAMES, DeltaFormat
 from shared.telemetry import Log
@@ -28,7 +32,20 @@ CLOSE_TOO_MANY_ERRORS = (4102, "too_many_errors")
 class Session:
     """A client: whatever its transport, it speaks in messages of one dialect."""
 
-    __slots__ = ("_dialect", "_errors", "_node", "_pending", "_pipe", "_rate", "_subscriptions", "_wrap", "id", "is_closed", "is_connected")
+    __slots__ = (
+        "_dialect",
+        "_errors",
+        "_node",
+        "_paced",
+        "_pending",
+        "_pipe",
+        "_rate",
+        "_subscriptions",
+        "_wrap",
+        "id",
+        "is_closed",
+        "is_connected",
+    )
 
     def __init__(self, node: Node, pipe: ClientPipe, dialect: Dialect, wrap: Wrap) -> None:
         self.id = secrets.token_hex(6)
@@ -39,7 +56,9 @@ class Session:
         self._pipe = pipe
         self._dialect = dialect
         self._wrap = wrap
-        self._subscriptions: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, Subscription | Pacer] = {}
+        self._paced: dict[int, Pacer] = {}
+        """Subscriptions in mode conflate or ack, by the channel's number."""
         self._pending: dict[str, Subscribe] = {}
         self._errors = 0
         limits = node.limits
@@ -79,6 +98,11 @@ class Session:
         if len(self._subscriptions) + len(self._pending) >= self._node.limits.max_subscriptions:
             msg = f"a session has at most {self._node.limits.max_subscriptions} subscriptions"
             raise CommandError(ErrorCode.TOO_MANY_SUBSCRIPTIONS, msg, command_id=request.id, channel=name)
+        delivery = self._node.agree(name, request.wish)
+        if delivery is None:
+            msg = f"{name} cannot be had in mode {request.wish.mode}"
+            raise CommandError(ErrorCode.MODE_NOT_ALLOWED, msg, command_id=request.id, channel=name)
+        request = msgspec.structs.replace(request, delivery=delivery)
         self._pending[name] = request
         self._node.subscribe(request, _Asked(self, request))
 
@@ -89,8 +113,14 @@ class Session:
         self.is_closed = True
         self._pending.clear()
         subscriptions, self._subscriptions = self._subscriptions, {}
-        for subscription in subscriptions.values():
-            self._node.leave(subscription)
+        self._paced.clear()
+        for name, subscription in subscriptions.items():
+            self._node.leave(name, subscription)
+
+    def on_writable(self) -> None:
+        """The transport has room again (`ClientPipe.keep_short`)."""
+        for pacer in list(self._paced.values()):
+            pacer.poke()
 
     def say_drain(self, reconnect_after_ms: int) -> None:
         """Tell the client to come back elsewhere after this time."""
@@ -122,6 +152,22 @@ class Session:
         self._subscriptions[request.channel] = subscription
         channel.add(subscription, in_step=bool(start.items) and start.items[-1] is channel.stream.newest)
 
+    def begin_paced(self, request: Subscribe, channel: Channel, start: PacedStart) -> None:
+        """Answer a subscribe in mode conflate or ack, and let it go at its pace."""
+        del self._pending[request.channel]
+        if not self._paced:
+            self._pipe.keep_short()
+            for subscription in self._subscriptions.values():
+                if isinstance(subscription, Subscription):
+                    subscription.channel.rewrite(subscription, self._pipe.write)
+        if request.id is not None:
+            self._say(_subscribed(request, channel, start))
+        elif start.gap is not None:
+            self._say({"type": "gap", "channel": channel.label.name} | gap_fields(start.gap))
+        variant = Variant(self._dialect, request.delta, self._wrap)
+        pacer = self._node.pace(channel, variant, request.delivery, start.cursor, self._pipe)
+        self._subscriptions[request.channel] = self._paced[channel.label.number] = pacer
+
     def refuse(self, request: Subscribe, error: CommandError) -> None:
         """Answer a subscribe that did not work."""
         del self._pending[request.channel]
@@ -134,13 +180,21 @@ class Session:
             self._connect(command)
         elif not self.is_connected:
             msg = "the first frame is `connect`"
-            raise CommandError(ErrorCode.NOT_CONNECTED, msg, command_id=command.id)
+            raise CommandError(ErrorCode.NOT_CONNECTED, msg, command_id=None if isinstance(command, Ack) else command.id)
         elif isinstance(command, Subscribe):
             self.subscribe(command)
         elif isinstance(command, Unsubscribe):
             self._unsubscribe(command)
         elif isinstance(command, Ping):
             self._say({"type": "pong", "id": command.id})
+        else:
+            self._acknowledge(command)
+
+    def _acknowledge(self, command: Ack) -> None:
+        """Without effect where there is no such subscription (any more): acknowledgements cross unsubscribes on their way."""
+        found = self._paced.get(command.number) if command.channel is None else self._subscriptions.get(command.channel)
+        if isinstance(found, Pacer):
+            found.acknowledge(command.offset, command.epoch)
 
     def _connect(self, command: Connect) -> None:
         if self.is_connected:
@@ -163,7 +217,9 @@ class Session:
     def _unsubscribe(self, command: Unsubscribe) -> None:
         subscription = self._subscriptions.pop(command.channel, None)
         if subscription is not None:
-            self._node.leave(subscription)
+            if isinstance(subscription, Pacer):
+                del self._paced[subscription.subscription.channel.label.number]
+            self._node.leave(command.channel, subscription)
         elif self._pending.pop(command.channel, None) is None:
             msg = f"{command.channel} is not subscribed to"
             raise CommandError(ErrorCode.NOT_SUBSCRIBED, msg, command_id=command.id, channel=command.channel)
@@ -195,11 +251,14 @@ class _Asked:
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         self._session.begin(request, channel, start)
 
+    def begin_paced(self, request: Subscribe, channel: Channel, start: PacedStart) -> None:
+        self._session.begin_paced(request, channel, start)
+
     def refuse(self, request: Subscribe, error: CommandError) -> None:
         self._session.refuse(request, error)
 
 
-def _subscribed(request: Subscribe, channel: Channel, start: Start) -> dict[str, object]:
+def _subscribed(request: Subscribe, channel: Channel, start: Start | PacedStart) -> dict[str, object]:
     stream = channel.stream
     fields: dict[str, object] = {
         "type": "subscribed",
@@ -207,9 +266,13 @@ def _subscribed(request: Subscribe, channel: Channel, start: Start) -> dict[str,
         "channel": channel.label.name,
         "number": channel.label.number,
         "kind": None if stream.kind is None else KIND_NAMES[stream.kind],
-        "mode": "queue",
+        "mode": request.delivery.mode.value,
         "delta": None if request.delta is DeltaFormat.NONE else DELTA_NAMES[request.delta],
         "position": None if stream.epoch is None else {"epoch": stream.epoch, "offset": stream.offset},
         "recovered": start.recovered,
     }
+    if request.delivery.mode is Mode.CONFLATE:
+        fields["max_rate"] = request.delivery.max_rate or None
+    if request.delivery.window:
+        fields["window"] = request.delivery.window
     return fields if start.gap is None else fields | gap_fields(start.gap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edge.core.delivery import Policies
 from edge.core.limits import Limits
 from shared.bus.layout import DEFAULT_PREFIX
 from shared.bus.servers import parse_servers
@@ -34,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int = 1
     """Processes that share the port. With one there is no parent."""
     limits: Limits = Limits()
+    policies: Policies = Policies()
 
 
 WORKER_REFUSED = 3

@@ -404,6 +404,8 @@ def pack(value: Any) -> bytes:
             packed = {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
         case int():
             packed = _pack_integer(value)
+        case float():
+            packed = b"\xcb" + struct.pack(">d", value)
         case str():
             data = value.encode()
             packed = (bytes([0xA0 | len(data)]) if len(data) < 32 else b"\xda" + struct.pack(">H", len(data))) + data
@@ -483,6 +485,12 @@ class Script:
             **fields,
         }
         return self.control(frame, sees=sees)
+
+    def ack(self, channel: str, offset: int, number: int | None, epoch: str = EPOCH) -> Script:
+        """The application has handled all up to here; without a number there is no subscription that could be told."""
+        frame = {"type": "ack", "number": number, "offset": offset, "epoch": epoch}
+        self.steps.append({"do": "ack", "channel": channel, **at(offset, epoch), "sends": [] if number is None else [frame]})
+        return self
 
     def lose(self) -> Script:
         """The connection breaks."""
@@ -566,6 +574,10 @@ class Script:
         array = [FORMATS.index(delta), name, offset, where, time, key, CONTENT_TYPES.index(content_type), body]
         return self.raw(pack(array), [*array[:7], {"hex": body.hex()}], sends=sends, sees=sees)
 
+    def raw_hole(self, name: int, offset: int, payload: bytes, *, first_id: int, **fields: Any) -> Script:
+        """A publication comes that leaves one out: the client begins again."""
+        return self.publication(name, offset, payload, is_seen=False, sends=self.resubscribes(B, first_id, **fields))
+
     def _text(  # noqa: PLR0913, PLR0917 - the same parts
         self,
         name: int | str,
@@ -644,7 +656,7 @@ def wire_gap(number: int | None, reason: str, missed: Object | None, epoch: str 
 
 def sessions(fmt: str) -> Object:
     """Every session of a format."""
-    made = [*plain(fmt), *deltas(fmt), *breaks(fmt), *gaps(fmt), *resumes(fmt), *ends(fmt), *bares(fmt), *malformed(fmt)]
+    made = [*plain(fmt), *deltas(fmt), *breaks(fmt), *gaps(fmt), *resumes(fmt), *ends(fmt), *bares(fmt), *modes(fmt), *malformed(fmt)]
     return {"format": fmt, "sessions": [script.case for script in made]}
 
 
@@ -1171,6 +1183,63 @@ def bares(fmt: str) -> list[Script]:
             )
         )
     return made
+
+
+def modes(fmt: str) -> list[Script]:
+    """Subscriptions in mode conflate and ack."""
+    one, two, nine = bus(1), bus(2), bus(9)
+    jump: Any = {"base": (13, two), "delta": "json-patch"}
+    ack: Object = {"mode": "ack", "window": 4}
+    return [
+        Script(fmt, "conflate", "offsets skip without a hole, also from base to delta", delta=("json-patch",))
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, mode="conflate", position=at(12))
+        .publication(17, 12, one)
+        .publication(17, 13, two)
+        .publication(17, 20, nine, **jump)
+        .publication(17, 31, one),
+        Script(fmt, "conflate, asked for", "mode, rate and window are said again after a reconnect")
+        .connect()
+        .subscribe(B, mode="conflate", max_rate=2.5, window=2)
+        .subscribed(B, 17, mode="conflate", max_rate=2.5, window=2, position=at(12))
+        .publication(17, 12, one)
+        .ack(B, 12, 17)
+        .lose()
+        .connect({"channel": B, "mode": "conflate", "max_rate": 2.5, "window": 2, "position": at(12)})
+        .subscribed(B, 18, mode="conflate", max_rate=2.5, window=2, position=at(30), recovered=True)
+        .publication(18, 30, two, recovered=True),
+        Script(fmt, "ack", "it comes back behind what was acknowledged, and what was not is delivered again")
+        .connect()
+        .subscribe(B, **ack)
+        .subscribed(B, 17, **ack, kind="stream", position=at(12))
+        .publication(17, 13, one)
+        .publication(17, 14, two)
+        .publication(17, 15, nine)
+        .ack(B, 13, 17)
+        .lose()
+        .ack(B, 14, None)
+        .connect({"channel": B, **ack, "position": at(14)})
+        .subscribed(B, 18, **ack, kind="stream", position=at(16), recovered=True)
+        .publication(18, 15, nine, recovered=True)
+        .publication(18, 16, one, recovered=True)
+        .ack(B, 16, 18),
+        Script(fmt, "ack, a hole", "is one in this mode: again from what was acknowledged")
+        .connect()
+        .subscribe(B, **ack)
+        .subscribed(B, 17, **ack, kind="stream", position=at(12))
+        .publication(17, 13, one)
+        .ack(B, 13, 17)
+        .publication(17, 14, two)
+        .raw_hole(17, 16, nine, first_id=3, **ack, position=at(13)),
+        Script(fmt, "ack, nothing acknowledged yet", "of a latest channel the first publication is to come again")
+        .connect()
+        .subscribe(B, **ack)
+        .subscribed(B, 17, **ack, position=at(12))
+        .publication(17, 12, one)
+        .lose()
+        .connect({"channel": B, **ack, "position": at(11)}),
+    ]
 
 
 def malformed(fmt: str) -> list[Script]:

@@ -158,13 +158,20 @@ class MemoryBus:
         self._wanted.pop(channel, None)
         self._subscribed.discard(channel)
 
-    async def read(self, channel: str, count: int) -> ChannelHistory:
+    async def read(self, channel: str, count: int, skip: int = 0) -> ChannelHistory:
         """See `edge.ports.Bus`."""
+        return await self._read(channel, count, lambda held: held[max(0, len(held) - skip - count) : max(0, len(held) - skip)])
+
+    async def read_oldest(self, channel: str, count: int) -> ChannelHistory:
+        """See `edge.ports.Bus`."""
+        return await self._read(channel, count, lambda held: held[:count])
+
+    async def _read(self, channel: str, count: int, part: Callable[[Sequence[Envelope]], Sequence[Envelope]]) -> ChannelHistory:
         await self._pass("read")
         if self._store.incarnation is None:
             msg = "no bridge has opened this shard since it was emptied"
             raise BusUnavailableError(msg)
-        envelopes = list(self._store.history(channel))[-count:]
+        envelopes = list(part(self._store.history(channel)))
         await self._pass("answer")
         return ChannelHistory(envelopes, count)
 

@@ -106,12 +106,20 @@ class RedisBus:
         if self.layout is not None:
             self._server_of(channel).unsubscribe(channel)
 
-    async def read(self, channel: str, count: int) -> ChannelHistory:
+    async def read(self, channel: str, count: int, skip: int = 0) -> ChannelHistory:
         """See `edge.ports.Bus`."""
+        return await self._read(channel, -count - skip, -1 - skip, count)
+
+    async def read_oldest(self, channel: str, count: int) -> ChannelHistory:
+        """See `edge.ports.Bus`."""
+        return await self._read(channel, 0, count - 1, count)
+
+    async def _read(self, channel: str, first: int, last: int, count: int) -> ChannelHistory:
+        """Read a part of the history: the places of its ends, as LRANGE counts them."""
         layout = self._known_layout()
         async with self._reads:
             self.reads += 1
-            entries = await self._server_of(channel).read(layout, channel, count)
+            entries = await self._server_of(channel).read(layout, channel, first, last)
         try:
             return ChannelHistory([decode(entry) for entry in entries], count)
         except EnvelopeError as error:
@@ -248,7 +256,7 @@ class _Server:
             self._names.pop(key.encode(), None)
             self._send(pack("UNSUBSCRIBE", key))
 
-    async def read(self, layout: BusLayout, channel: str, count: int) -> list[bytes]:
+    async def read(self, layout: BusLayout, channel: str, first: int, last: int) -> list[bytes]:
         connection = self._reader
         if connection is None:
             msg = f"{self._where} is away"
@@ -257,7 +265,7 @@ class _Server:
         commands = (
             ("MULTI",),
             ("GET", layout.incarnation_key(layout.shard_of(channel))),
-            ("LRANGE", layout.history_key(channel), -count, -1),
+            ("LRANGE", layout.history_key(channel), first, last),
             ("EXEC",),
         )
         try:

@@ -219,7 +219,7 @@ export class Client {
     const isSameEpoch = at !== null && (frame.delta !== null || frame.epoch === at.epoch);
     if (isSameEpoch && frame.offset <= at.offset) return; // seen already
     const mayFollow = isSameEpoch || at?.epoch === null;
-    if (mayFollow && subscription.mode === "queue" && frame.offset > at.offset + 1) {
+    if (mayFollow && subscription.mode !== "conflate" && frame.offset > at.offset + 1) {
       this._askAgain(subscription);
       return;
     }

@@ -7,18 +7,32 @@ A channel's subscribers are split by variant, and each variant into those *in st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
-from edge.core.item import Step
+from edge.core.item import Item, Step
 from edge.core.stream import ChannelStream, Gap
 from edge.core.variant import Label, Variant, full_frame, gap_message, step_frame
 from shared.publication import DeltaFormat
+
+MAX_STEPS = 1_000
+"""That one channel keeps between two ticks: those who read pages of the history make one for each publication that they pass."""
 
 Write = Callable[[bytes], None]
 """Hands finished frames to a transport; never blocks, and may not change the hub."""
 
 
+class Paced(Protocol):
+    """A subscriber that goes at its own pace: it is told that there is something, and takes what it can."""
+
+    def poke(self) -> None:
+        """The channel has a new publication. May write; may not change the hub."""
+
+    def on_gap(self, gap: Gap) -> None:
+        """The stream was lost or skipped; its newest publication is there already."""
+
+
 class Subscription:
-    """One session on one channel. Compared by identity."""
+    """One session on one channel, in mode queue. Compared by identity."""
 
     __slots__ = ("channel", "variant", "write")
 
@@ -26,6 +40,10 @@ class Subscription:
         self.channel = channel
         self.variant = variant
         self.write = write
+
+    def leave(self) -> None:
+        """End it."""
+        self.channel.remove(self)
 
 
 class _Group:
@@ -41,13 +59,16 @@ class _Group:
 class Channel:
     """One channel on this edge: its stream and its subscribers."""
 
-    __slots__ = ("groups", "label", "stream", "subscribers")
+    __slots__ = ("_steps", "groups", "label", "paced", "stream", "subscribers")
 
     def __init__(self, label: Label, stream: ChannelStream) -> None:
         self.label = label
         self.stream = stream
         self.subscribers = 0
         self.groups: dict[Variant, _Group] = {}
+        self.paced: dict[Paced, None] = {}
+        self._steps: dict[tuple[int, int], Step] = {}
+        """Those of this tick, and jumps to the newest publication from wherever somebody was: each is made once for all."""
 
     def __repr__(self) -> str:
         return f"<Channel {self.label.name} {self.subscribers} subscribers {self.stream!r}>"
@@ -71,9 +92,38 @@ class Channel:
             del self.groups[subscription.variant]
         self.subscribers -= 1
 
+    def rewrite(self, subscription: Subscription, write: Write) -> None:
+        """Hand what comes next to another write."""
+        subscription.write = write
+        group = self.groups[subscription.variant]
+        (group.in_step if subscription in group.in_step else group.behind)[subscription] = write
+
+    def add_paced(self, subscriber: Paced) -> None:
+        """Start telling a subscriber that goes at its own pace."""
+        self.paced[subscriber] = None
+        self.subscribers += 1
+
+    def remove_paced(self, subscriber: Paced) -> None:
+        """Stop telling it."""
+        del self.paced[subscriber]
+        self.subscribers -= 1
+
+    def step(self, base: Item, item: Item) -> Step:
+        """The step from one publication to another, which need not be the next: made once, whoever needs it."""
+        key = base.offset, item.offset
+        step = self._steps.get(key)
+        if step is None:
+            if len(self._steps) >= MAX_STEPS:
+                self._steps.clear()
+            step = self._steps[key] = Step(item, base)
+        return step
+
     def deliver(self, steps: Sequence[Step]) -> None:
         """Write one tick's publications to every subscriber: joined once, written once to each."""
         label = self.label
+        self._steps.clear()
+        if self.paced:
+            self._steps.update(((step.base.offset, step.item.offset), step) for step in steps if step.base is not None)
         for variant, group in self.groups.items():
             frames = [step_frame(step, label, variant) for step in steps]
             joined = frames[0] if len(frames) == 1 else b"".join(frames)
@@ -86,9 +136,14 @@ class Channel:
                     write(joined)
                 group.in_step.update(group.behind)
                 group.behind.clear()
+        for subscriber in self.paced:
+            subscriber.poke()
 
     def tell_gap(self, gap: Gap, steps: Sequence[Step]) -> None:
         """Tell every subscriber of a gap, and give the newest publication whole where there is one."""
+        self._steps.clear()
+        for subscriber in self.paced:
+            subscriber.on_gap(gap)
         for variant, group in self.groups.items():
             message = variant.wrap(gap_message(gap, self.label, self.stream.epoch, variant.dialect))
             joined = message + b"".join(full_frame(step.item, self.label, variant) for step in steps)

@@ -31,6 +31,8 @@ class Limits(msgspec.Struct, frozen=True):
     """Unsent bytes of one session before it is a slow consumer."""
     max_burst_bytes: int = 16_777_216
     """Unsent bytes beyond `max_outbox_bytes` that one session has asked for by subscribing; one larger publication may be more."""
+    short_outbox_bytes: int = 16_384
+    """Unsent bytes of a session with a conflating subscription before it is sent nothing newer, and the same again in the kernel."""
     max_recovery_items: int = 1_000
     max_recovery_bytes: int = 4_194_304
     """What one subscription may get at once when it recovers."""

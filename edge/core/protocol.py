@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
+from edge.core.delivery import MAX_WINDOW, Delivery, Mode, Wish
 from edge.core.recovery import Rewind
 from shared.channel import check_channel
 from shared.errors import ChannelError, DistributaryError, EnvelopeError
@@ -17,6 +18,7 @@ MAX_ID = 2**53 - 1
 MAX_DELTA_FORMATS = 8
 MAX_REWIND_COUNT = 100_000
 MAX_REWIND_AGE_S = 30 * 86_400
+MAX_RATE = 1_000
 
 _FORMATS = {name: delta for delta, name in DELTA_NAMES.items()}
 
@@ -32,6 +34,7 @@ class ErrorCode(StrEnum):
     ALREADY_SUBSCRIBED = "already_subscribed"
     NOT_SUBSCRIBED = "not_subscribed"
     TOO_MANY_SUBSCRIPTIONS = "too_many_subscriptions"
+    MODE_NOT_ALLOWED = "mode_not_allowed"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
 
@@ -71,6 +74,20 @@ class Subscribe(msgspec.Struct, frozen=True):
     delta: DeltaFormat = DeltaFormat.NONE
     """The first format of the client's list that there is."""
     rewind: Rewind | None = None
+    wish: Wish = Wish()
+    delivery: Delivery = Delivery()
+    """What was agreed on; the session fills it in."""
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """Everything of a channel up to an offset was handled. There is no answer."""
+
+    channel: str | None
+    """None where the number says which."""
+    number: int
+    offset: int
+    epoch: str | None = None
+    """Of the position, where the client names it: an acknowledgement of a former epoch is none of this one."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -86,7 +103,7 @@ class Ping(msgspec.Struct, frozen=True):
     id: int
 
 
-Command = Connect | Subscribe | Unsubscribe | Ping
+Command = Connect | Subscribe | Unsubscribe | Ping | Ack
 
 
 def read_command(message: bytes, *, is_text: bool) -> Command:
@@ -99,6 +116,8 @@ def read_command(message: bytes, *, is_text: bool) -> Command:
     if not isinstance(fields, dict):
         msg = f"a frame is one object, not {type(fields).__name__}"
         raise CommandError(ErrorCode.BAD_FRAME, msg)
+    if fields.get("type") == "ack":
+        return _ack(fields)
     command_id = fields.get("id")
     if not isinstance(command_id, int) or isinstance(command_id, bool) or not 0 < command_id <= MAX_ID:
         msg = "`id` must be a positive integer"
@@ -150,11 +169,44 @@ def _subscribe(command_id: int, fields: dict[Any, Any]) -> Subscribe:
         _position(fields.get("position"), command_id),
         read_delta(fields.get("delta"), command_id),
         _rewind(fields.get("rewind"), command_id),
+        _wish(fields, command_id),
     )
 
 
 def _unsubscribe(command_id: int, fields: dict[Any, Any]) -> Unsubscribe:
     return Unsubscribe(command_id, read_channel(fields.get("channel"), command_id))
+
+
+def _ack(fields: dict[Any, Any]) -> Ack:
+    channel, number, offset, epoch = fields.get("channel"), fields.get("number", 0), fields.get("offset"), fields.get("epoch")
+    if (
+        not _is_count(offset)
+        or not _is_count(number)
+        or not isinstance(channel, str | None)
+        or not isinstance(epoch, str | None)
+        or (channel is None) is ("number" not in fields)
+    ):
+        msg = "`ack` has `number` or `channel`, and a position's `offset` and, if it likes, `epoch`"
+        raise CommandError(ErrorCode.BAD_FRAME, msg)
+    return Ack(channel, number, offset, epoch)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID
+
+
+def _wish(fields: dict[Any, Any], command_id: int) -> Wish:
+    mode, max_rate, window = fields.get("mode"), fields.get("max_rate"), fields.get("window")
+    if mode is not None and not (isinstance(mode, str) and mode in set(Mode)):
+        msg = f"`mode` is one of {', '.join(Mode)}, not {_shown(mode)}"
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
+    if max_rate is not None and not (isinstance(max_rate, int | float) and not isinstance(max_rate, bool) and 0 < max_rate <= MAX_RATE):
+        msg = f"`max_rate` is publications a second, above 0 and at most {MAX_RATE}"
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
+    if window is not None and not (_is_count(window) and 1 <= window <= MAX_WINDOW):
+        msg = f"`window` is from 1 to {MAX_WINDOW}"
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
+    return Wish(None if mode is None else Mode(mode), max_rate or 0, window or 0)
 
 
 def _ping(command_id: int, _: dict[Any, Any]) -> Ping:

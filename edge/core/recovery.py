@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edge.core.delivery import Mode
 from edge.core.item import Item
 from edge.core.stream import ChannelStream, Gap, Missed
 from shared.publication import Kind, Position
@@ -24,6 +25,15 @@ class Start(msgspec.Struct, frozen=True):
     items: list[Item]
     recovered: bool | None = None
     """None where the subscriber named no position."""
+    gap: Gap | None = None
+    """Set exactly where `recovered` is False."""
+
+
+class PacedStart(msgspec.Struct, frozen=True):
+    """Where a subscriber that goes at its own pace starts: behind the publication at `cursor`."""
+
+    cursor: int
+    recovered: bool | None = None
     gap: Gap | None = None
     """Set exactly where `recovered` is False."""
 
@@ -86,6 +96,22 @@ def _newest_within(items: list[Item], most_bytes: int) -> list[Item]:
         if size > most_bytes:
             return items[at + 1 :] or items[-1:]
     return items
+
+
+def start_paced_from(stream: ChannelStream, position: Position, mode: Mode) -> PacedStart:
+    """Where a subscriber that goes at its own pace starts with a position. That the history is too short is told when it gets there.
+
+    In another epoch mode conflate wants the newest publication, and mode ack all that there are.
+    """
+    newest = stream.offset
+    if not position.epoch and position.offset == 0:
+        return PacedStart(0, recovered=True)
+    if position.epoch != stream.epoch:
+        cursor = max(0, newest - 1) if mode is Mode.CONFLATE else 0
+        return PacedStart(cursor, recovered=False, gap=Gap("epoch_changed", None))
+    if position.offset > newest:
+        return PacedStart(max(0, newest - 1), recovered=False, gap=Gap("position_ahead", None))
+    return PacedStart(position.offset, recovered=True)
 
 
 def _lost(newest: Item | None, reason: str, position: Position | None = None) -> Start:

@@ -8,6 +8,7 @@ everyone. How a connection comes to be: `edge.transports.entry`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from urllib.parse import parse_qs
@@ -32,6 +33,8 @@ CLOSE_TIMEOUT_S = 10.0
 """How long a client may take to read what is left and to answer a close."""
 GONE_A_TURN = 100
 """Connections ended in one turn of the event loop: about 2 ms."""
+TCP_NOTSENT_LOWAT = 25
+"""linux/tcp.h; in Python's socket module from 3.12 on."""
 
 
 class WebSocketConnections:
@@ -90,8 +93,11 @@ class WebSocketConnection(asyncio.Protocol):
         "_fragments",
         "_is_awaiting_pong",
         "_is_open",
+        "_is_short",
+        "_outbox_bytes",
         "_transport",
         "_ws",
+        "is_writable",
         "number",
         "session",
         "write",
@@ -111,6 +117,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._burst = 0
         self._is_open = True
         self._is_awaiting_pong = False
+        self._is_short = False
+        self._outbox_bytes = all_.node.limits.max_outbox_bytes
+        self.is_writable = True
         self._close_at = 0.0
         self._connect_by = 0.0
         self.write: Callable[[bytes], None] = transport.write
@@ -162,13 +171,17 @@ class WebSocketConnection(asyncio.Protocol):
             self._all.counter.leave(self._address)
 
     def pause_writing(self) -> None:
-        """More is unsent than a client may have: it does not read fast enough. Called while others are being written to."""
-        asyncio.get_running_loop().call_soon(self._end_slow)
+        """More is unsent than should be: the client does not read fast enough. Called while others are being written to."""
+        self.is_writable = False
+        if not self._is_short:
+            asyncio.get_running_loop().call_soon(self._end_slow)
 
     def resume_writing(self) -> None:
-        """The client has caught up with a burst that it had asked for."""
-        self._burst = 0
-        self._transport.set_write_buffer_limits(high=self._all.node.limits.max_outbox_bytes)
+        """The client has caught up."""
+        self.is_writable = True
+        self._set_outbox(0)
+        if self._is_short:
+            asyncio.get_running_loop().call_soon(self._tell_writable)
 
     # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
 
@@ -179,8 +192,18 @@ class WebSocketConnection(asyncio.Protocol):
         if unsent + size <= limits.max_outbox_bytes // 2:
             return
         # Many small starts are a burst, too. But one that is asked for again and again and never read must come to an end.
-        self._burst = max(size, min((self._burst if unsent else 0) + size, limits.max_burst_bytes))
-        self._transport.set_write_buffer_limits(high=limits.max_outbox_bytes + self._burst)
+        self._set_outbox(max(size, min((self._burst if unsent else 0) + size, limits.max_burst_bytes)))
+
+    def keep_short(self) -> None:
+        """See `edge.ports.ClientPipe`."""
+        if self._is_short or not self._is_open:
+            return
+        self._is_short = True
+        limit = self._all.node.limits.short_outbox_bytes
+        self.write = self._write_counted
+        self._transport.set_write_buffer_limits(high=limit)
+        # Without this the kernel takes megabytes, and the backlog is where nobody can conflate it.
+        self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, limit)
 
     def close(self, code: int, reason: str) -> None:
         """See `edge.ports.ClientPipe`."""
@@ -206,7 +229,7 @@ class WebSocketConnection(asyncio.Protocol):
             return
         self._is_awaiting_pong = True
         self._transport.write(PING_FRAME)
-        if self._transport.get_write_buffer_size() == 0:
+        if not self._is_short and self._transport.get_write_buffer_size() == 0:
             self.resume_writing()
 
     def check_time(self, now: float) -> None:
@@ -321,6 +344,23 @@ class WebSocketConnection(asyncio.Protocol):
             self.session.close()
         if not self._close_at:
             self._close_at = self._all.node.clock() + CLOSE_TIMEOUT_S
+
+    def _set_outbox(self, burst: int) -> None:
+        """Let so much more be unsent than usual, because the client asked for it."""
+        self._burst = burst
+        self._outbox_bytes = self._all.node.limits.max_outbox_bytes + burst
+        if not self._is_short:
+            self._transport.set_write_buffer_limits(high=self._outbox_bytes)
+
+    def _write_counted(self, frames: bytes) -> None:
+        """Where the high-water mark means "conflate", the outbox's own bound is looked at on each write."""
+        self._transport.write(frames)
+        if not self.is_writable and self._transport.get_write_buffer_size() > self._outbox_bytes:
+            asyncio.get_running_loop().call_soon(self._end_slow)
+
+    def _tell_writable(self) -> None:
+        if self.session is not None and self.is_writable:
+            self.session.on_writable()
 
     def _end_slow(self) -> None:
         if self._is_open:

@@ -13,6 +13,7 @@ from typing import Any
 import jsonpatch
 import msgspec
 
+from edge.core.delivery import Mode
 from edge.core.protocol import Subscribe
 from edge.core.variant import Dialect
 from edge.node import Node
@@ -73,6 +74,14 @@ class Holding:
         self.value: Any = None
         self.gaps: list[tuple[str, Any]] = []
         self.received = 0
+        self.mode = Mode.QUEUE
+        self.window = 0
+        self.max_rate = 0.0
+        self.unacked: list[int] = []
+        """Offsets that were received and not acknowledged, in modes conflate and ack."""
+        self.acked: Position | None = None
+        """Where a client in mode ack comes back."""
+        self.received_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Holding {self.channel} {self.epoch}:{self.offset} {'with' if self.has_value else 'without'} value, gaps {self.gaps}>"
@@ -99,6 +108,8 @@ class ReferenceClient:
         """Told each time the edge says that publications cannot be had: channel, epoch, reason, missed."""
         self.on_wrong_position: Callable[[Holding], None] = lambda _: None
         """Told each time the edge says that the position of a holding is none, or none any more."""
+        self.is_writable = True
+        """Whether its socket takes more; for the test to change (`stall`, `read_on`)."""
         self._published = published
         self._kind_of = kind_of
         self._ids = 0
@@ -119,7 +130,15 @@ class ReferenceClient:
         return self._ids
 
     def subscribe(
-        self, channel: str, *, position: Position | None = None, delta: DeltaFormat = DeltaFormat.NONE, rewind: dict[str, Any] | None = None
+        self,
+        channel: str,
+        *,
+        position: Position | None = None,
+        delta: DeltaFormat = DeltaFormat.NONE,
+        rewind: dict[str, Any] | None = None,
+        mode: Mode = Mode.QUEUE,
+        window: int = 0,
+        max_rate: float = 0,
     ) -> None:
         """Subscribe by a frame."""
         holding = self.holdings[channel] = Holding(channel, self._kind_of(channel), delta)
@@ -132,6 +151,14 @@ class ReferenceClient:
             fields["delta"] = [DELTA_NAMES[delta]]
         if rewind is not None:
             fields["rewind"] = rewind
+        if mode is not Mode.QUEUE:
+            fields["mode"] = mode.value
+            holding.mode, holding.window, holding.max_rate = mode, window, max_rate if mode is Mode.CONFLATE else 0
+            holding.acked = position
+        if window:
+            fields["window"] = window
+        if max_rate:
+            fields["max_rate"] = max_rate
         self._asked[self._ids + 1] = (channel, position, rewind)
         self.send(**fields)
 
@@ -145,6 +172,29 @@ class ReferenceClient:
         """Unsubscribe by a frame, and forget."""
         del self.holdings[channel]
         self.send(type="unsubscribe", channel=channel)
+
+    def acknowledge(self, channel: str, *, but: int = 0, epoch: str | None = None) -> None:
+        """Acknowledge what was received, `but` so many of the newest. Of another epoch it has no effect, whatever the offset."""
+        holding = self.holdings[channel]
+        if epoch is not None:
+            self.send(type="ack", channel=channel, offset=1_000_000, epoch=epoch)
+            return
+        handled = holding.unacked[: len(holding.unacked) - but]
+        if handled:
+            # Noted before it is sent: what it makes room for comes at once.
+            del holding.unacked[: len(handled)]
+            holding.acked = Position(holding.epoch or "", handled[-1])
+            who = {"channel": channel} if holding.offset % 2 else {"number": holding.number}
+            self.send(type="ack", offset=handled[-1], epoch=holding.epoch, **who)
+
+    def stall(self) -> None:
+        """The socket takes no more."""
+        self.is_writable = False
+
+    def read_on(self) -> None:
+        """The socket has room again."""
+        self.is_writable = True
+        self.session.on_writable()
 
     def leave(self) -> None:
         """The connection is gone."""
@@ -174,6 +224,9 @@ class ReferenceClient:
             assert holding.expected_after is None, f"{holding}: was told what was missed and did not get what follows"
 
     def allow_burst(self, size: int) -> None:
+        """See `edge.ports.ClientPipe`."""
+
+    def keep_short(self) -> None:
         """See `edge.ports.ClientPipe`."""
 
     def close(self, code: int, reason: str) -> None:
@@ -220,10 +273,19 @@ class ReferenceClient:
         assert not holding.is_subscribed
         holding.is_subscribed, holding.number = True, fields["number"]
         assert fields["delta"] == (None if holding.delta is DeltaFormat.NONE else DELTA_NAMES[holding.delta])
+        assert fields["mode"] == holding.mode
         newest = None if fields["position"] is None else Position(fields["position"]["epoch"], fields["position"]["offset"])
         recovered = fields["recovered"]
         assert (recovered is None) == (position is None)
         assert ("reason" in fields) == (recovered is False) == ("missed" in fields)
+        start = self._start_queue if holding.mode is Mode.QUEUE else self._start_paced
+        start(holding, fields, newest, position, is_rewound=rewind is not None)
+
+    def _start_queue(
+        self, holding: Holding, fields: dict[str, Any], newest: Position | None, position: Position | None, *, is_rewound: bool
+    ) -> None:
+        """Find out what must come in this write."""
+        recovered = fields["recovered"]
         if recovered:
             assert position is not None
             holding.is_anchored = True
@@ -242,7 +304,7 @@ class ReferenceClient:
             self._lose(holding, fields, newest)
             assert holding.expected_after in (-1, newest.offset)
             holding.expected_after = newest.offset
-        elif rewind is not None:
+        elif is_rewound:
             holding.epoch, holding.offset = newest.epoch, newest.offset
             holding.may_jump = holding.is_anchored = True  # to any place up to the newest; contiguous from there
             if holding.kind is not Kind.STREAM:
@@ -256,6 +318,9 @@ class ReferenceClient:
 
     def _on_gap(self, holding: Holding, fields: dict[str, Any]) -> None:
         newest = None
+        if holding.mode is not Mode.QUEUE:
+            self._on_gap_paced(holding, fields)
+            return
         if fields["epoch"] is None:
             holding.gaps.append((fields["reason"], None))
             self.on_wrong_position(holding)
@@ -295,6 +360,70 @@ class ReferenceClient:
         holding.epoch, holding.is_anchored, holding.may_jump = newest.epoch, True, True
         holding.has_value = holding.is_resumed = False
 
+    # -- modes conflate and ack ----------------------------------------------------------------------------------------------------
+
+    def _start_paced(
+        self, holding: Holding, fields: dict[str, Any], newest: Position | None, position: Position | None, *, is_rewound: bool
+    ) -> None:
+        """Find out which publication must come next: the one after `offset`, or in mode conflate any after it."""
+        if holding.window:
+            assert fields["window"] == holding.window
+        holding.window = fields.get("window", 0)
+        assert holding.window or holding.mode is Mode.CONFLATE
+        assert fields.get("max_rate") == (holding.max_rate or None)
+        holding.is_anchored = True
+        if fields["recovered"] is False:
+            self.on_wrong_position(holding)
+            assert fields["missed"] is None
+        if fields["recovered"]:
+            assert newest is None or holding.epoch in {None, newest.epoch}
+        elif newest is None:
+            holding.epoch, holding.offset = None, 0
+        elif fields["recovered"] is False:
+            assert (fields["reason"] == "position_ahead") == (holding.epoch == newest.epoch)
+            from_start = holding.mode is Mode.ACK and fields["reason"] == "epoch_changed"
+            holding.epoch, holding.offset = newest.epoch, 0 if from_start else newest.offset - 1
+        else:
+            is_next = holding.kind is Kind.STREAM and not is_rewound
+            holding.epoch, holding.offset = newest.epoch, newest.offset if is_next or is_rewound else newest.offset - 1
+            holding.may_jump = is_rewound
+        holding.is_resumed = holding.is_resumed and bool(fields["recovered"])
+
+    def _on_gap_paced(self, holding: Holding, fields: dict[str, Any]) -> None:
+        reason, missed = fields["reason"], fields["missed"]
+        holding.gaps.append((reason, missed))
+        holding.has_value = False
+        if reason == "epoch_changed":
+            assert missed is None
+            if holding.epoch is not None or holding.mode is Mode.CONFLATE:
+                assert holding.epoch != fields["epoch"], f"{holding}: {fields}"
+                self.on_wrong_position(holding)
+            # Else a whole epoch came and went before any of it could be sent in order.
+            holding.epoch, holding.offset, holding.unacked = fields["epoch"], 0, []
+            return
+        assert (holding.mode, reason) == (Mode.ACK, "history_trimmed"), f"{holding}: {fields}"
+        assert holding.epoch in {None, fields["epoch"]}
+        assert missed["from"] == holding.offset + 1, f"{holding}: {fields}"
+        self.on_loss(holding.channel, fields["epoch"], "not held", missed)
+        holding.offset = missed["to"]
+
+    def _check_order_paced(self, holding: Holding, publication: Publication, epoch: str) -> None:
+        assert holding.epoch in {None, epoch}, f"{holding}: {publication} is of another epoch"
+        if holding.mode is Mode.ACK and not holding.may_jump:
+            assert publication.offset == holding.offset + 1, f"{holding}: {publication} is not the next one"
+        elif holding.mode is Mode.CONFLATE:
+            assert self.is_writable, f"{holding}: {publication} was sent to a socket that takes nothing"
+            assert holding.may_jump or publication.offset > holding.offset, f"{holding}: {publication} was known"
+            channel = self.node.hub.get(holding.channel)
+            assert channel is not None
+            assert publication.offset == channel.stream.offset, f"{holding}: {publication} is not the newest of {channel}"
+            if holding.max_rate:
+                assert self.node.clock() - holding.received_at >= 1 / holding.max_rate - 1e-6, f"{holding}: too soon"
+        holding.received_at = self.node.clock()
+        if holding.window:
+            holding.unacked.append(publication.offset)
+            assert len(holding.unacked) <= holding.window, f"{holding}: {holding.unacked} are under way"
+
     def _note_reach(self, holding: Holding, newest: Position | None) -> None:
         if newest is not None:
             assert (holding.channel, newest.epoch, newest.offset) in self._published, f"{holding}: {newest} was never published"
@@ -306,7 +435,9 @@ class ReferenceClient:
         else:
             epoch = publication.epoch or holding.epoch or ""
             assert epoch == holding.epoch
-        if holding.may_jump:
+        if holding.mode is not Mode.QUEUE:
+            self._check_order_paced(holding, publication, epoch)
+        elif holding.may_jump:
             if holding.expected_after is not None and holding.expected_after > 0 and holding.kind is not Kind.STREAM and not holding.gaps:
                 assert publication.offset <= holding.expected_after
         else:

@@ -18,6 +18,7 @@ from edge.adapters.memory import MemoryBus, MemoryStore
 from edge.core.limits import Limits
 from edge.core.variant import Dialect
 from edge.node import Node
+from edge.pacer import Pacer
 from shared.bus.push import Keep, Outcome, Push, Pushed, Source
 from shared.delta import json_patch, vcdiff
 from shared.envelope import Envelope, epoch_to_text
@@ -212,6 +213,12 @@ class Simulation:
         """What an edge says cannot be had really cannot: the store only ever forgets more, so it is enough to look now."""
         history = self.store.history(channel)
         first, newest = missed["from"], missed["to"] + 1
+        if reason == "not held":
+            for offset in range(first, newest + 1):
+                assert (channel, epoch, offset) in self.published
+            is_held = bool(history) and epoch_to_text(history[0].epoch) == epoch and history[0].offset < newest
+            assert not is_held, f"{channel}: some of {missed} is there, but was not sent"
+            return
         if reason == "history_trimmed":
             is_there = bool(history) and epoch_to_text(history[0].epoch) == epoch and history[0].offset <= first
             assert not is_there, f"{channel}: {missed} is there, but was not sent"
@@ -250,11 +257,24 @@ class Simulation:
         for _ in range(60):
             for _ in range(5):
                 self.let_all()
-            if not any(edge.gates or edge.bus.inbox or any(lane.task for lane in edge.node._lanes.values()) for edge in self.edges):
+                for client in self.clients:
+                    self.do(client.read_on)
+                    for channel in list(client.holdings):
+                        self.do(partial(client.acknowledge, channel))
+            if not any(self._is_busy(edge) for edge in self.edges) and not any(
+                holding.unacked for client in self.clients for holding in client.holdings.values()
+            ):
                 return
             self.wait(1)
         msg = f"no rest: {[(edge.node, list(edge.node._lanes.values()), edge.gates) for edge in self.edges]}"
         raise AssertionError(msg)
+
+    @staticmethod
+    def _is_busy(edge: Edge) -> bool:
+        if edge.gates or edge.bus.inbox or any(lane.task for lane in edge.node._lanes.values()):
+            return True
+        pacers = [pacer for channel in edge.node.hub for pacer in channel.paced if isinstance(pacer, Pacer)]
+        return any(pacer._task or pacer._timer for pacer in pacers)
 
     def check_rest(self) -> None:
         """At rest, every client is where its channels are, and holds the newest value of those that have one."""
@@ -271,7 +291,8 @@ class Simulation:
             assert edge.node.held_bytes == sum(channel.stream.bytes_held for channel in edge.node.hub)
             for lane in edge.node._lanes.values():
                 groups = lane.channel.groups.values()
-                assert lane.channel.subscribers == sum(len(group.in_step) + len(group.behind) for group in groups)
+                in_groups = sum(len(group.in_step) + len(group.behind) for group in groups)
+                assert lane.channel.subscribers == in_groups + len(lane.channel.paced)
                 assert lane.is_live or not lane.channel.subscribers
                 assert not lane.waiting
                 assert not lane.early

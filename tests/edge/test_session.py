@@ -31,6 +31,13 @@ class Pipe:
     def allow_burst(self, size: int) -> None:
         pass
 
+    @property
+    def is_writable(self) -> bool:
+        return True
+
+    def keep_short(self) -> None:
+        pass
+
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
         assert self.session is not None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 import edge.node
+from edge.core.delivery import Mode
 from edge.core.variant import Dialect
 from shared.publication import ContentType, DeltaFormat, Position
 from tests.edge.reference_client import NOWHERE
@@ -23,6 +24,9 @@ STEPS = int(os.environ.get("SIMULATION_STEPS", "40"))
 channels = st.sampled_from(CHANNELS)
 numbers = st.integers(0, 7)
 deltas = st.sampled_from([DeltaFormat.NONE, DeltaFormat.VCDIFF, DeltaFormat.JSON_PATCH])
+modes = st.sampled_from([Mode.QUEUE, Mode.CONFLATE, Mode.ACK])
+windows = st.sampled_from([0, 1, 2, 3])
+rates = st.sampled_from([0, 0, 2])
 rewinds = st.one_of(st.builds(lambda n: {"count": n}, st.integers(1, 9)), st.builds(lambda n: {"age_s": n / 1000}, st.integers(1, 20)))
 
 
@@ -124,11 +128,13 @@ class EdgeMachine(RuleBasedStateMachine):
         self.simulation.do(go)
 
     @precondition(lambda self: self.simulation.clients)
-    @rule(which=numbers, channel=channels, delta=deltas, rewind=st.one_of(st.none(), rewinds))
-    def subscribe(self, which: int, channel: str, delta: DeltaFormat, rewind: dict[str, Any] | None) -> None:
+    @rule(which=numbers, channel=channels, delta=deltas, rewind=st.one_of(st.none(), rewinds), mode=modes, window=windows, max_rate=rates)
+    def subscribe(
+        self, which: int, channel: str, delta: DeltaFormat, rewind: dict[str, Any] | None, mode: Mode, window: int, max_rate: float
+    ) -> None:
         client = self.simulation.clients[which % len(self.simulation.clients)]
         if channel not in client.holdings:
-            self.simulation.do(lambda: client.subscribe(channel, delta=delta, rewind=rewind))
+            self.simulation.do(lambda: client.subscribe(channel, delta=delta, rewind=rewind, mode=mode, window=window, max_rate=max_rate))
 
     @precondition(lambda self: self.simulation.clients)
     @rule(
@@ -137,8 +143,10 @@ class EdgeMachine(RuleBasedStateMachine):
         delta=deltas,
         how=st.sampled_from(["newest", "older", "older", "nowhere", "future", "former epoch", "foreign epoch"]),
         distance=st.integers(0, 12),
+        mode=modes,
+        window=windows,
     )
-    def resume(self, which: int, channel: str, delta: DeltaFormat, how: str, distance: int) -> None:
+    def resume(self, which: int, channel: str, delta: DeltaFormat, how: str, distance: int, mode: Mode, window: int) -> None:
         client = self.simulation.clients[which % len(self.simulation.clients)]
         if channel in client.holdings:
             return
@@ -152,7 +160,7 @@ class EdgeMachine(RuleBasedStateMachine):
             "former epoch": Position(epochs[distance % len(epochs)] if epochs else newest.epoch, distance),
             "foreign epoch": Position("not an epoch", distance),
         }[how]
-        self.simulation.do(lambda: client.subscribe(channel, position=position, delta=delta))
+        self.simulation.do(lambda: client.subscribe(channel, position=position, delta=delta, mode=mode, window=window))
 
     @precondition(lambda self: self.simulation.clients)
     @rule(which=numbers, channel=channels)
@@ -172,9 +180,31 @@ class EdgeMachine(RuleBasedStateMachine):
             client = self.simulation.connect(self.edge(number), dialect)
             for holding in former.holdings.values():
                 position = holding.position or (NOWHERE if holding.is_anchored else None)
-                client.subscribe(holding.channel, position=position if holding.is_subscribed else None, delta=delta)
+                if holding.mode is Mode.ACK:
+                    position = holding.acked
+                client.subscribe(
+                    holding.channel,
+                    position=position if holding.is_subscribed else None,
+                    delta=delta,
+                    mode=holding.mode,
+                    window=holding.window,
+                    max_rate=holding.max_rate,
+                )
 
         self.simulation.do(go)
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(which=numbers, channel=channels, but=st.sampled_from([0, 0, 1, 2]), epoch=st.sampled_from([None, None, None, "former"]))
+    def acknowledge(self, which: int, channel: str, but: int, epoch: str | None) -> None:
+        client = self.simulation.clients[which % len(self.simulation.clients)]
+        if channel in client.holdings:
+            self.simulation.do(lambda: client.acknowledge(channel, but=but, epoch=epoch))
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(which=numbers)
+    def stall_or_read_on(self, which: int) -> None:
+        client = self.simulation.clients[which % len(self.simulation.clients)]
+        self.simulation.do(client.stall if client.is_writable else client.read_on)
 
     @precondition(lambda self: self.simulation.clients)
     @rule(which=numbers)

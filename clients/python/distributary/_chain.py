@@ -3,8 +3,8 @@
 The rules of docs/protocol.md, sections 4, 5 and 7, live here and nowhere else. Two places in the stream are kept apart:
 
 - `_at`: the last publication that *this subscription* brought. What comes next is judged by it. None where anything full may come.
-- `position`: the last publication that the *application* was given. It survives reconnects: every new subscription begins behind it, so
-  nothing has to be counted here, and what cannot be had is told by the edge.
+- `position`: the last publication that the *application* was given or, in mode ack, that it acknowledged. It survives reconnects: every new
+  subscription begins behind it, so nothing has to be counted here, and what cannot be had is told by the edge.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from shared.errors import DeltaError
 from shared.publication import DeltaFormat, Position
 
 QUEUE = "queue"
+CONFLATE = "conflate"
+ACK = "ack"
 EPOCH_CHANGED = "epoch_changed"
 UNKNOWN = "unknown"
 
@@ -44,7 +46,10 @@ class Chain:
     def __init__(self, channel: str, position: Position | None = None, rewind: dict[str, float] | None = None, *, max_bytes: int) -> None:
         self.channel = channel
         self.position = position
-        """Where to come back: what the application was given last or, before that, where a stream or an empty channel stood."""
+        """Where to come back: what the application was given (or acknowledged) last or, before that, where a stream or an empty channel
+        stood."""
+        self.acked: Position | None = None
+        """What the application acknowledged last."""
         self.rewind = rewind
         self._max_bytes = max_bytes
         self._mode = QUEUE
@@ -90,8 +95,21 @@ class Chain:
             if self.rewind is None:
                 self._at = newest
 
+    def acknowledge(self, position: Position) -> bool:
+        """The application has handled everything up to here. False where that is no news, or of an epoch that is over."""
+        last, at = self.acked, self._at
+        if last is not None and last.epoch == position.epoch:
+            if position.offset <= last.offset:
+                return False
+        elif (last is not None or self.position == BEGINNING) and (at is None or at.epoch != position.epoch):
+            return False
+        self.acked = position
+        if self._mode == ACK:
+            self.position = position
+        return True
+
     def on_gap(self, frame: GapFrame) -> Gap:
-        """The edge skipped something; the newest value, full, is next."""
+        """The edge skipped something; what is next is full."""
         self._at = self._base = None
         return self._note(Gap(frame.reason, frame.missed))
 
@@ -121,7 +139,7 @@ class Chain:
 
     def _is_behind_hole(self, incoming: Incoming) -> bool:
         at = self._at
-        if self._mode != QUEUE or at is None or incoming.offset <= at.offset + 1:
+        if self._mode == CONFLATE or at is None or incoming.offset <= at.offset + 1:
             return False
         return at.epoch == BEGINNING.epoch or incoming.epoch in {None, at.epoch}
 
@@ -143,7 +161,12 @@ class Chain:
         return _Base(base.epoch, incoming.offset, body, is_exact=True)
 
     def _deliver(self, incoming: Incoming, base: _Base, size: int) -> Publication:
-        at = self.position = Position(base.epoch, base.offset)
+        at = Position(base.epoch, base.offset)
+        if self._mode != ACK:
+            self.position = at
+        elif self.position is None or (self.acked is None and self.position.epoch == at.epoch and self.position.offset >= at.offset):
+            # The first one, or a rewind: as long as nothing is acknowledged, it is to be delivered again.
+            self.position = Position(at.epoch, at.offset - 1)
         gap, self._gap = self._gap, None
         self._is_gap_behind = False
         recovering = self._recovering

@@ -43,6 +43,10 @@ class Joined(msgspec.Struct, frozen=True):
     recovered: bool | None
     gap: Gap | None
     """What is known to be missing already. The next publication of the channel carries the same news."""
+    max_rate: float | None = None
+    """Publications a second, in mode conflate; None: no bound."""
+    window: int | None = None
+    """Publications that may be under way without an acknowledgement; None: none is asked for."""
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -79,9 +83,10 @@ class _Stage(StrEnum):
 class _Channel:
     """One channel of this client: its chain, and how far its subscription is on the present connection."""
 
-    def __init__(self, chain: Chain, delta: tuple[str, ...]) -> None:
+    def __init__(self, chain: Chain, delta: tuple[str, ...], delivery: dict[str, Any]) -> None:
         self.chain = chain
         self.delta = delta
+        self.delivery = delivery
         self.stage = _Stage.IDLE
         self.asked_id = 0
         self.asked: Position | None = None
@@ -137,13 +142,17 @@ class Core:
         position: Position | None = None,
         delta: tuple[str, ...] = (),
         rewind: dict[str, float] | None = None,
+        delivery: dict[str, Any] | None = None,
     ) -> None:
-        """Want a channel. Raises ChannelError, or AlreadySubscribedError where the client has it already."""
+        """Want a channel; `delivery` is what `subscribe` says of mode, max_rate and window.
+
+        Raises ChannelError, or AlreadySubscribedError where the client has it already.
+        """
         check_channel(name)
         if name in self._channels:
             msg = f"this client is already subscribed to {name}; one subscription serves the whole application"
             raise AlreadySubscribedError(msg)
-        self._channels[name] = _Channel(Chain(name, position, rewind, max_bytes=self._max_payload_bytes), delta)
+        self._channels[name] = _Channel(Chain(name, position, rewind, max_bytes=self._max_payload_bytes), delta, delivery or {})
 
     def add_bare(self, name: str, *, delta: tuple[str, ...] = ()) -> None:
         """Want a channel that the URL of a bare client (section 2) has subscribed to already."""
@@ -169,7 +178,7 @@ class Core:
             frames.append(self._command({"type": "unsubscribe", "channel": name})[1])
         chain = channel.chain
         asked = channel.asked = chain.position
-        command: dict[str, Any] = {"type": "subscribe", "channel": name}
+        command: dict[str, Any] = {"type": "subscribe", "channel": name, **channel.delivery}
         if asked is not None:
             command["position"] = {"epoch": asked.epoch or None, "offset": asked.offset}
         elif chain.rewind is not None:
@@ -184,6 +193,19 @@ class Core:
     def ping(self) -> tuple[int, bytes]:
         """Ask for a sign of life: the id to wait for, and the frame to send."""
         return self._command({"type": "ping"})
+
+    def acknowledge(self, name: str, position: Position) -> bool:
+        """Everything of a channel up to a position was handled. Returns whether that is news: then `ack` makes the frame that says so."""
+        channel = self._channels.get(name)
+        return channel is not None and channel.chain.acknowledge(position)
+
+    def ack(self, name: str) -> bytes | None:
+        """The frame that tells the edge what was acknowledged last; None where there is no one to tell."""
+        channel = self._channels.get(name)
+        if channel is None or channel.stage is not _Stage.LIVE or (acked := channel.chain.acked) is None:
+            return None
+        who = {"channel": name} if channel.number is None else {"number": channel.number}
+        return self._format.encode({"type": "ack", **who, "offset": acked.offset, "epoch": acked.epoch})
 
     def position_of(self, name: str) -> Position | None:
         """Where the channel would be resumed."""
@@ -243,7 +265,7 @@ class Core:
             self._names[frame.number] = channel
         gap = channel.chain.on_subscribed(frame, channel.asked)
         newest = Position(frame.position.epoch, frame.position.offset) if frame.position else None
-        return Joined(name, frame.kind, frame.mode, frame.delta, newest, frame.recovered, gap)
+        return Joined(name, frame.kind, frame.mode, frame.delta, newest, frame.recovered, gap, frame.max_rate, frame.window)
 
     def _on_gap(self, frame: GapFrame) -> Event | None:
         name = frame.number if frame.number is not None else frame.channel

@@ -6,6 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
+from distributary._chain import ACK, CONFLATE
 from distributary._core import Joined
 from distributary.errors import ClientClosedError, ClientError
 from distributary.publication import Gap, Publication
@@ -53,6 +56,12 @@ class Feed:
         if self.is_over:
             return
         self.resyncs = 0
+        if self._items and self.joined is not None and self.joined.mode == CONFLATE:
+            # Only the newest counts. What it replaces was whole here before, so no delta is missing.
+            replaced = self._items.popleft()
+            self._bytes -= len(replaced.body)
+            if publication.gap is None and replaced.gap is not None:
+                publication = msgspec.structs.replace(publication, gap=replaced.gap)
         self._items.append(publication)
         self._bytes += len(publication.body)
         self._readable.set()
@@ -85,6 +94,8 @@ class Feed:
         if self.joined is None:
             self.start = position
         self.joined = joined
+        if joined.mode == ACK and joined.recovered and joined.newest is not None:
+            self._drop(joined.newest.epoch)
         self.refusals = 0
         self._settled.set()
         if joined.gap is not None:
@@ -107,6 +118,14 @@ class Feed:
         self._readable.set()
         self._writable.set()
         self._settled.set()
+
+    def _drop(self, epoch: str) -> None:
+        """Forget what waits of this epoch: none of it is acknowledged, so all of it comes again."""
+        self._items = deque(publication for publication in self._items if publication.position.epoch != epoch)
+        self._bytes = sum(len(publication.body) for publication in self._items)
+        if not self._items and not self.is_over:
+            self._readable.clear()
+        self._judge()
 
     def _judge(self) -> None:
         if self.is_over or (len(self._items) < self._max_items and self._bytes < self._max_bytes):

@@ -55,6 +55,8 @@ class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
     number: Integer | None = None
     kind: str | None = None
     mode: str = "queue"
+    max_rate: float | None = None
+    window: Integer | None = None
     delta: str | None = None
     position: WirePosition | None = None
     recovered: bool | None = None

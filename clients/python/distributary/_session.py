@@ -17,6 +17,10 @@ from distributary.options import Clock, Options, Status
 from distributary.publication import Publication
 
 _LOG = logging.getLogger("distributary")
+ACKS_PER_S = 50.0
+"""How many frames with acknowledgements are sent, all channels together, and `ACK_BURST` at once: a quarter of what an edge allows. They
+are cumulative, so more is never needed."""
+ACK_BURST = 100
 _TICKS = 4
 """How often the watch looks, within the shortest time that it watches."""
 
@@ -43,6 +47,9 @@ class Session:
         self._rng = rng
         self._on_status = on_status
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._to_ack: dict[str, None] = {}
+        """Channels with news, the one that has waited longest first."""
+        self._has_acks = asyncio.Event()
         self._asked_at: dict[str, float] = {}
         self._pings: dict[int, tuple[float, asyncio.Future[None] | None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -82,6 +89,7 @@ class Session:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_loop())
+                group.create_task(self._ack_loop())
                 group.create_task(self._watch())
                 await self._read_loop()
         except ExceptionGroup as group_error:
@@ -115,6 +123,11 @@ class Session:
         ping_id, frame = self._core.ping()
         self._pings[ping_id] = (self._clock.monotonic(), answered)
         self._outgoing.put_nowait(frame)
+
+    def acknowledge(self, channel: str) -> None:
+        """Tell the edge soon what the application has acknowledged."""
+        self._to_ack[channel] = None
+        self._has_acks.set()
 
     async def _read_loop(self) -> None:
         while True:
@@ -218,6 +231,24 @@ class Session:
     async def _send_loop(self) -> None:
         while True:
             await self._link.send(await self._outgoing.get())
+
+    async def _ack_loop(self) -> None:
+        """What is acknowledged meanwhile goes into the same frame."""
+        allowed, at = float(ACK_BURST), self._clock.monotonic()
+        while True:
+            await self._has_acks.wait()
+            channel = next(iter(self._to_ack))
+            del self._to_ack[channel]
+            if not self._to_ack:
+                self._has_acks.clear()
+            frame = self._core.ack(channel)
+            if frame is None:
+                continue
+            self._outgoing.put_nowait(frame)
+            now = self._clock.monotonic()
+            allowed, at = min(ACK_BURST, allowed + (now - at) * ACKS_PER_S) - 1, now
+            if allowed < 1:
+                await self._clock.sleep((1 - allowed) / ACKS_PER_S)
 
     async def _watch(self) -> None:
         """Notice an edge that says nothing any more. It is not blamed for the time in which we do not read."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from distributary._chain import ACK, CONFLATE, QUEUE
 from distributary._core import Core
 from distributary._feed import Feed
 from distributary._link import LostError, check_url, open_link
@@ -20,6 +21,11 @@ from distributary.publication import Gap
 from distributary.subscription import Subscription, Wish
 from shared.channel import check_channel
 from shared.publication import DELTA_NAMES, DeltaFormat, Position
+
+CONFLATE_WINDOW = 2
+"""One that the application works on, and the next one on its way."""
+MAX_WINDOW = 10_000
+MAX_RATE = 1_000
 
 _LOG = logging.getLogger("distributary")
 _DELTAS = {name for delta, name in DELTA_NAMES.items() if delta is not DeltaFormat.NONE}
@@ -129,11 +135,21 @@ class Client:
         rewind: dict[str, Any] | int | None = None,
         delta: Iterable[str] | None = None,
         on_gap: Callable[[Gap], None] | None = None,
+        mode: Literal["queue", "conflate", "ack"] | None = None,
+        max_rate: float | None = None,
+        window: int | None = None,
     ) -> Subscription:
         """Subscribe to a channel: iterate over what this returns.
 
         position: go on right behind it. rewind: start with publications of the past: a count, `{"count": n}` or `{"age_s": x}`.
-        on_gap: called as soon as a gap is known; the next publication carries it too. Raises ChannelError for what is no channel name.
+        on_gap: called as soon as a gap is known; the next publication carries it too.
+
+        mode: what happens to publications while the application is busy; None: what the edge gives to those who do not ask. `queue`: they
+        wait. `conflate`: only the newest is delivered, at most `max_rate` a second; `window` publications (2; 0: no bound) are on their
+        way before the application has taken them. `ack`: each one is delivered, at most `window` before `Subscription.ack`, and again
+        after a reconnect where it was not acknowledged.
+
+        Raises ChannelError for what is no channel name.
         """
         if isinstance(position, tuple):
             position = Position(*position)
@@ -145,6 +161,7 @@ class Client:
             rewind=rewind,
             delta=self._delta if delta is None else _check_delta(delta),
             on_gap=on_gap,
+            delivery=_check_delivery(mode, max_rate, window),
         )
         return Subscription(self, wish)
 
@@ -174,12 +191,17 @@ class Client:
         if self._runner is None or self._is_closed:
             msg = "the client is not open: use `async with Client(...) as client`"
             raise ClientClosedError(msg)
-        self._core.add(wish.channel, position=wish.position, delta=wish.delta, rewind=wish.rewind)
+        self._core.add(wish.channel, position=wish.position, delta=wish.delta, rewind=wish.rewind, delivery=wish.delivery)
         feed = Feed(wish.channel, max_items=self._options.max_queue, max_bytes=self._options.max_queue_bytes, on_gap=wish.on_gap)
         self._feeds[wish.channel] = feed
         if self._session is not None:
             self._session.subscribe(wish.channel)
         return feed
+
+    def acknowledge(self, feed: Feed, position: Position) -> None:
+        """Note what was handled, and tell the edge; for Subscription."""
+        if self._feeds.get(feed.channel) is feed and self._core.acknowledge(feed.channel, position) and self._session is not None:
+            self._session.acknowledge(feed.channel)
 
     def release(self, feed: Feed) -> None:
         """End a subscription; for Subscription. From another thread (a garbage collector's) it happens a little later."""
@@ -262,6 +284,22 @@ class Client:
         _LOG.debug("%s %s", status.state, status.detail)
         if self._on_status is not None:
             self._on_status(status)
+
+
+def _check_delivery(mode: str | None, max_rate: float | None, window: int | None) -> dict[str, Any]:
+    """What `subscribe` says of the delivery."""
+    if mode not in {None, QUEUE, CONFLATE, ACK}:
+        msg = f"mode is `queue`, `conflate` or `ack`, not {mode!r}"
+        raise ValueError(msg)
+    if max_rate is not None and (mode in {QUEUE, ACK} or not 0 < max_rate <= MAX_RATE):
+        msg = f"max_rate is publications a second, above 0 and at most {MAX_RATE}, in mode conflate; not {max_rate!r}"
+        raise ValueError(msg)
+    if window is not None and (mode == QUEUE or not (0 if mode == CONFLATE else 1) <= window <= MAX_WINDOW):
+        msg = f"window is how many publications are under way, 1 to {MAX_WINDOW}, in modes conflate and ack; not {window!r}"
+        raise ValueError(msg)
+    if window is None and mode == CONFLATE:
+        window = CONFLATE_WINDOW
+    return {name: value for name, value in (("mode", mode), ("max_rate", max_rate), ("window", window)) if value}
 
 
 def _check_delta(formats: Iterable[str]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
+from distributary._chain import ACK
 from distributary._core import Joined
 from distributary._feed import Feed
 from distributary.errors import CallTimeoutError, ClientClosedError
@@ -20,6 +21,9 @@ class Owner(Protocol):
 
     def start(self, wish: Wish) -> Feed:
         """Subscribe; raises ClientError where that cannot be."""
+
+    def acknowledge(self, feed: Feed, position: Position) -> None:
+        """Everything up to this position was handled."""
 
     def release(self, feed: Feed) -> None:
         """Unsubscribe; harmless when done twice, and from any thread."""
@@ -40,8 +44,11 @@ class Wish:
         rewind: dict[str, float] | None,
         delta: tuple[str, ...],
         on_gap: Callable[[Gap], None] | None,
+        delivery: dict[str, Any] | None = None,
     ) -> None:
         self.channel = channel
+        self.delivery = delivery or {}
+        """`mode`, `max_rate` and `window`, as `subscribe` says them."""
         self.position = position
         self.rewind = rewind
         self.delta = delta
@@ -60,8 +67,11 @@ class Subscription:
         self._wish = wish
         self._feed: Feed | None = None
         self._position = wish.position
+        self._acked: Position | None = None
         self._is_closed = False
         self._is_waiting = False
+        self._taken: Position | None = None
+        """Of the last publication that the application took, until it is acknowledged."""
 
     def __repr__(self) -> str:
         return f"<Subscription {self._wish.channel} at {self._position}{' closed' if self._is_closed else ''}>"
@@ -73,7 +83,7 @@ class Subscription:
 
     @property
     def position(self) -> Position | None:
-        """Of the last publication that the application got: what to keep, and to come back with.
+        """Of the last publication that the application got (in mode ack: acknowledged): what to keep, and to come back with.
 
         Before the first one it is the position asked for or, of a stream, where it stood when the subscription began.
         """
@@ -101,6 +111,20 @@ class Subscription:
             msg = f"{self.channel}: no answer from the edge yet"
             raise CallTimeoutError(msg) from None
 
+    async def ack(self, handled: Publication | Position) -> None:
+        """Say that everything up to this publication was handled: in mode ack, where it makes room for more and is not delivered again.
+
+        There is no answer. Several acknowledgements in a row travel as one. Acknowledge at the latest when half of the window is handled.
+        """
+        position = handled.position if isinstance(handled, Publication) else handled
+        if self._feed is None or self._is_closed:
+            raise self._closed()
+        if self._acked is None or self._acked.epoch != position.epoch or self._acked.offset < position.offset:
+            self._acked = position
+            if self._is_ack:
+                self._position = position
+        self._owner.acknowledge(self._feed, position)
+
     async def aclose(self) -> None:
         """Unsubscribe and end the iteration. What waited is dropped."""
         self._is_closed = True
@@ -124,15 +148,37 @@ class Subscription:
         if self._is_waiting:
             msg = f"{self.channel}: another task is already waiting for the next publication"
             raise RuntimeError(msg)
+        self._acknowledge_taken(feed)
         self._is_waiting = True
         try:
             publication = await feed.get()
+            while publication is not None and self._is_acked(publication.position):
+                publication = await feed.get()
         finally:
             self._is_waiting = False
         if publication is None:
             raise StopAsyncIteration
-        self._position = publication.position
+        self._taken = publication.position
+        if not self._is_ack:
+            self._position = publication.position
         return publication
+
+    @property
+    def _is_ack(self) -> bool:
+        return self.info is not None and self.info.mode == ACK
+
+    def _is_acked(self, position: Position) -> bool:
+        """Whether it comes again although it was acknowledged: that crossed a reconnect."""
+        return self._is_ack and self._acked is not None and self._acked.epoch == position.epoch and position.offset <= self._acked.offset
+
+    def _acknowledge_taken(self, feed: Feed) -> None:
+        """Who takes the next publication has handled the one before, unless the application wants to say itself when it has."""
+        taken, self._taken = self._taken, None
+        if taken is None or self._wish.delivery.get("mode") == ACK or self.info is None or self.info.window is None:
+            return
+        if self._is_ack:
+            self._position = taken
+        self._owner.acknowledge(feed, taken)
 
     def _start(self) -> Feed:
         if self._feed is None:

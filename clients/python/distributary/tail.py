@@ -39,6 +39,14 @@ class DeltaChoice(StrEnum):
     NONE = "none"
 
 
+class ModeChoice(StrEnum):
+    """What happens to publications that are not printed fast enough."""
+
+    QUEUE = "queue"
+    CONFLATE = "conflate"
+    ACK = "ack"
+
+
 class Counts(msgspec.Struct):
     """What was received, all channels together."""
 
@@ -66,6 +74,14 @@ def tail(  # noqa: PLR0917 - its options
     count: Annotated[int, typer.Option(min=0, help="Stop after this many publications. 0: never.")] = 0,
     since: Annotated[str, typer.Option(metavar="EPOCH:OFFSET", help="Go on right behind this position (one channel only).")] = "",
     rewind: Annotated[int, typer.Option(min=0, help="Start with this many publications of the past.")] = 0,
+    mode: Annotated[
+        ModeChoice | None, typer.Option(help="What the edge does while the output is slow; without it, what it does for all.")
+    ] = None,
+    max_rate: Annotated[float | None, typer.Option(min=0.001, max=1_000, help="Publications a second, with --mode conflate.")] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Publications on their way before one is printed, with --mode conflate or ack."),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Print payloads alone, a line each.")] = False,
     retry: Annotated[bool, typer.Option("--retry/--no-retry", envvar="DISTRIBUTARY_RETRY", help="Come back when the edge is away.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing about the connection.")] = False,
@@ -80,6 +96,10 @@ def tail(  # noqa: PLR0917 - its options
     position = _position(since, channels)
     options = Options(name="distributary-tail", reconnect=retry, open_timeout_s=None)
     counts = Counts()
+    if (max_rate is not None and mode is not ModeChoice.CONFLATE) or (window is not None and mode in {None, ModeChoice.QUEUE}):
+        msg = "--max-rate goes with --mode conflate, --window with --mode conflate or ack"
+        raise typer.BadParameter(msg)
+    wish = {"position": position, "rewind": rewind or None, "mode": mode.value if mode else None, "max_rate": max_rate, "window": window}
 
     def say(status: Status) -> None:
         if not quiet and status.state != "closed":
@@ -98,7 +118,7 @@ def tail(  # noqa: PLR0917 - its options
     printer = _Printer(counts, limit=count, is_raw=raw)
     code = 0
     try:
-        asyncio.run(_follow(client, channels, position, rewind or None, printer))
+        asyncio.run(_follow(client, channels, wish, printer))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -165,9 +185,9 @@ def _gap(gap: Gap) -> dict[str, Any]:
     return {"reason": gap.reason, "missed": gap.missed}
 
 
-async def _follow(client: Client, channels: list[str], position: Position | None, rewind: int | None, printer: _Printer) -> None:
+async def _follow(client: Client, channels: list[str], wish: dict[str, Any], printer: _Printer) -> None:
     async with client:
-        tasks = [asyncio.create_task(_print_channel(client, channel, position, rewind, printer)) for channel in channels]
+        tasks = [asyncio.create_task(_print_channel(client, channel, wish, printer)) for channel in channels]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -178,10 +198,13 @@ async def _follow(client: Client, channels: list[str], position: Position | None
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _print_channel(client: Client, channel: str, position: Position | None, rewind: int | None, printer: _Printer) -> None:
-    async for publication in client.subscribe(channel, position=position, rewind=rewind):
+async def _print_channel(client: Client, channel: str, wish: dict[str, Any], printer: _Printer) -> None:
+    subscription = client.subscribe(channel, **wish)
+    async for publication in subscription:
         if not printer.is_done:
             printer.print(publication)
+        if wish["mode"] == ModeChoice.ACK:
+            await subscription.ack(publication)
         if printer.is_done:
             return
 

@@ -142,3 +142,27 @@ def test_wrong_arguments(words: list[str], complaint: str):
     result = CliRunner().invoke(app, words, env={"TERM": "dumb", "COLUMNS": "200"})
     assert result.exit_code == 2
     assert complaint in result.stderr
+
+
+def test_modes_are_asked_for_and_what_is_printed_is_acknowledged():
+    async def edge_of_one(peer: Peer) -> None:
+        await peer.welcome()
+        frame = await peer.take(mode="ack", window=3, kind="stream")
+        assert (frame["mode"], frame["window"]) == ("ack", 3)
+        await peer.publish(1, 1)
+        assert (await peer.expect("ack"))["offset"] == 1
+        await peer.publish(2, 2)
+        await peer.stay()
+
+    async def main() -> None:
+        async with FakeEdge(edge_of_one) as edge:
+            tail = await start(edge.url, "bus:1430", "--mode", "ack", "--window", "3", "--count", "2", "--raw")
+            out, _ = await tail.communicate()
+            assert (tail.returncode, out) == (0, b"1\n2\n")
+
+    run(main())
+
+
+@pytest.mark.parametrize("words", [["--max-rate", "1"], ["--mode", "ack", "--max-rate", "1"], ["--window", "2"], ["--mode", "latest"]])
+def test_a_rate_or_window_without_its_mode_is_an_error(words: list[str]):
+    assert CliRunner().invoke(app, ["bus:1430", *words]).exit_code == 2

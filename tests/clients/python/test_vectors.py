@@ -51,12 +51,17 @@ class Player:
                     position=Position(**position) if position else None,
                     delta=tuple(step["delta"]),
                     rewind=step.get("rewind"),
+                    delivery={name: step[name] for name in ("mode", "max_rate", "window") if name in step},
                 )
                 self.subscribe(step["channel"])
             case "unsubscribe":
                 frame = self.core.remove(step["channel"])
                 assert frame is not None
                 self.sent.append(frame)
+            case "ack":
+                self.core.acknowledge(step["channel"], Position(step["epoch"], step["offset"]))
+                if (frame := self.core.ack(step["channel"])) is not None:
+                    self.sent.append(frame)
             case "receive":
                 self.receive(step["text"].encode() if "text" in step else bytes.fromhex(step["hex"]))
 

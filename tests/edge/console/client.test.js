@@ -411,9 +411,9 @@ test("a full MessagePack frame has the size that is told", () => {
 });
 
 // The project's test vectors (tests/vectors/README.md). Left out is what this client does not offer: the bare protocol, positions and
-// rewinds of the application's own, and telling an application of gaps.
+// rewinds and delivery modes of the application's own, and telling an application of gaps.
 const isOffered = ({ bare, steps }) =>
-  !bare && !steps.some((step) => step.do === "subscribe" && (step.position || step.rewind));
+  !bare && !steps.some((step) => step.do === "ack" || (step.do === "subscribe" && (step.position || step.rewind || step.mode)));
 
 function play(session, format) {
   const timers = new Timers();

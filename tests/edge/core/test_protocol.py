@@ -10,12 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.core.protocol import CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
+from edge.core.delivery import Mode, Wish
+from edge.core.protocol import Ack, CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
 from edge.core.recovery import Rewind
 from edge.core.variant import Dialect, control
 from shared.publication import DeltaFormat, Position
 
-COMMANDS = (Connect, Subscribe, Unsubscribe, Ping)
+COMMANDS = (Connect, Subscribe, Unsubscribe, Ping, Ack)
 
 
 def read(fields: object, *, is_text: bool = True) -> Any:
@@ -173,3 +174,61 @@ class TestFuzz:
         message = bytearray(msgspec.json.encode(fields))
         message[at % len(message)] = byte
         check(bytes(message), is_text=True)
+
+
+class TestDelivery:
+    def test_mode_rate_and_window_are_a_wish(self):
+        command = read({"type": "subscribe", "id": 1, "channel": "a", "mode": "conflate", "max_rate": 2.5, "window": 2})
+        assert isinstance(command, Subscribe)
+        assert command.wish == Wish(Mode.CONFLATE, 2.5, 2)
+        plain = read({"type": "subscribe", "id": 1, "channel": "a"})
+        assert isinstance(plain, Subscribe)
+        assert plain.wish == Wish()
+
+    @pytest.mark.parametrize(
+        ("field", "values"),
+        [
+            ("mode", ["latest", "", 1, ["ack"], {}, True]),
+            ("max_rate", [0, -1, 1_001, "1", True, [1]]),
+            ("window", [0, -1, 10_001, 1.5, "1", True, {}]),
+        ],
+    )
+    def test_what_makes_no_sense_is_told_with_its_field(self, field: str, values: list[Any]):
+        for value in values:
+            with pytest.raises(CommandError, match=f"`{field}`") as error:
+                read({"type": "subscribe", "id": 7, "channel": "a", field: value})
+            assert (error.value.code, error.value.command_id) == (ErrorCode.BAD_FRAME, 7)
+
+    @pytest.mark.parametrize(
+        ("fields", "ack"),
+        [
+            ({"number": 3, "offset": 5}, Ack(None, 3, 5)),
+            ({"number": 0, "offset": 0}, Ack(None, 0, 0)),
+            ({"channel": "a", "offset": 5, "epoch": "AAECAwQFBgcICQoL"}, Ack("a", 0, 5, "AAECAwQFBgcICQoL")),
+            ({"channel": "a", "offset": 5, "epoch": None, "id": "ignored"}, Ack("a", 0, 5)),
+        ],
+    )
+    def test_an_acknowledgement_has_no_id(self, fields: dict[str, Any], ack: Ack):
+        assert read({"type": "ack", **fields}) == ack
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {},
+            {"offset": 1},
+            {"number": 1},
+            {"number": 1, "channel": "a", "offset": 1},
+            {"number": "1", "offset": 1},
+            {"number": None, "offset": 1},
+            {"number": 1, "offset": -1},
+            {"number": 1, "offset": 1.0},
+            {"number": 1, "offset": True},
+            {"number": 1, "offset": 2**53},
+            {"channel": 1, "offset": 1},
+            {"number": 1, "offset": 1, "epoch": 5},
+        ],
+    )
+    def test_an_acknowledgement_of_nothing_is_an_error(self, fields: dict[str, Any]):
+        with pytest.raises(CommandError, match="`ack` has") as error:
+            read({"type": "ack", **fields})
+        assert error.value.code is ErrorCode.BAD_FRAME
