@@ -23,7 +23,7 @@ from edge.http import internal_app, public_app
 from edge.node import Node
 from edge.settings import Settings
 from edge.transports.websocket import PATH, WebSocketEndpoint
-from shared.bus.servers import parse_servers
+from shared.bus.servers import is_cluster, parse_servers
 from shared.delta import vcdiff
 from shared.errors import DistributaryError
 from shared.telemetry import Log
@@ -59,8 +59,9 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(settings: Settings) -> None:
-    addresses = [parse_address(url) for url in parse_servers(settings.bus)]
-    bus = RedisBus(addresses, prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
+    urls = parse_servers(settings.bus)
+    addresses = [parse_address(url) for url in urls]
+    bus = RedisBus(addresses, cluster=is_cluster(urls), prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
     node = Node(bus, settings.limits, clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random=random.random)
     endpoint = WebSocketEndpoint(node, ConnectionCounter(settings.limits))
     stopping = _stop_on_signals()

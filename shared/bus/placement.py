@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import redis
 
@@ -70,6 +70,9 @@ class Cluster:
     def homes(self, layout: BusLayout) -> list[Home]:
         """See `Placement`."""
         placed = self._ask_for_owners().place(layout.shards)
+        if sum(map(len, placed.values())) < layout.shards:
+            msg = "some slots of the cluster have no owner"
+            raise BusUnavailableError(msg)
         urls = {server_url(self._seeds[0], node): shards for node, shards in placed.items()}
         for gone in self._clients.keys() - urls.keys() - set(self._seeds):
             self._clients.pop(gone).close()
@@ -85,7 +88,7 @@ class Cluster:
             settings = client.connection_pool.connection_kwargs
             node = ClusterNode(settings.get("host", ""), settings.get("port", 0))
             try:
-                return parse_owners(client.execute_command("CLUSTER", "SLOTS"), node.host)  # type: ignore[no-untyped-call]
+                return parse_owners(ask_plainly(client, "CLUSTER", "SLOTS"), node.host)
             except redis.ResponseError as error:
                 if "cluster support disabled" in str(error):
                     msg = f"Redis {node.name} is no node of a Redis Cluster: write --bus redis://..."
@@ -100,6 +103,22 @@ class Cluster:
         if client is None:
             client = self._clients[url] = connect_server(url)
         return client
+
+
+def ask_plainly(client: redis.Redis, *command: str | int | bytes) -> Any:
+    """The answer as it came: redis-py reads the answers of some commands in its own way, another one in each major version."""
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()  # redis-py types only a part of what it has.
+    try:
+        connection.send_command(*command)
+        return connection.read_response()
+    except redis.ResponseError:
+        raise
+    except BaseException:
+        connection.disconnect()  # An answer that is still under way must not be taken for the next one.
+        raise
+    finally:
+        pool.release(connection)
 
 
 def place(urls: Sequence[str]) -> Placement:

@@ -161,7 +161,8 @@ class _Server:
 
     def _lost(self, error: Exception) -> BusUnavailableError:
         self.disconnect()
-        return BusUnavailableError(f"Redis {self.name}: {str(error) or type(error).__name__}")
+        what = "the slot moved: " if isinstance(error, redis.exceptions.AskError) else ""
+        return BusUnavailableError(f"Redis {self.name}: {what}{str(error) or type(error).__name__}")
 
 
 class BusPublisher:

@@ -6,8 +6,6 @@ from binascii import crc_hqx
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from shared.errors import BusUnavailableError
-
 SLOTS = 16_384
 
 
@@ -37,20 +35,18 @@ class Owners:
     def __repr__(self) -> str:
         return f"<Owners {', '.join(f'{first}-{last} {node.name}' for first, last, node in self._ranges)}>"
 
-    def owner_of(self, shard: int) -> ClusterNode:
-        """The primary that owns the shard's slot; raise BusUnavailableError where none does."""
+    def owner_of(self, shard: int) -> ClusterNode | None:
+        """The primary that owns the shard's slot, if any does."""
         slot = slot_of(shard)
-        for first, last, node in self._ranges:
-            if first <= slot <= last:
-                return node
-        msg = f"no node of the cluster owns slot {slot}, where shard {shard} lives"
-        raise BusUnavailableError(msg)
+        return next((node for first, last, node in self._ranges if first <= slot <= last), None)
 
     def place(self, shards: int) -> dict[ClusterNode, list[int]]:
-        """The shards 0 to `shards` - 1 by their owner; raise BusUnavailableError where one has none."""
+        """The shards 0 to `shards` - 1 by their owner. Those that have none are left out."""
         homes: dict[ClusterNode, list[int]] = {}
         for shard in range(shards):
-            homes.setdefault(self.owner_of(shard), []).append(shard)
+            owner = self.owner_of(shard)
+            if owner is not None:
+                homes.setdefault(owner, []).append(shard)
         return homes
 
 
