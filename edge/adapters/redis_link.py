@@ -255,7 +255,8 @@ class Link:
         self._was_refused = False
         self._heard_at = self._owner.now()
         self._silence_s = BEAT_TIMEOUT_S
-        self._take_up(layout, self.shards, f"{self.where} is back" if self.was_up else "")
+        # A new link may follow another one, of a node that failed: what was published between the two was pushed to nobody.
+        self._take_up(layout, self.shards, f"{self.where} is {'back' if self.was_up else 'linked'}")
         self.was_up = True
         log.info("connected", server=self.where, shards=len(self.shards))
 
@@ -267,8 +268,7 @@ class Link:
             self._send(pack(self._dialect.subscribe, beat))
         wanted = [channel for channel in self._owner.wanted_on(set(beats.values())) if channel not in self._confirmed]
         self._ask_for(wanted)
-        if why:
-            self._owner.verify(wanted, why)
+        self._owner.verify(wanted, why)
 
     def _let_go(self, layout: BusLayout, shards: Collection[int]) -> None:
         """Forget what lived here: the server has ended those subscriptions by itself."""
