@@ -278,7 +278,7 @@ class ClusterBackend:
 
     def _drain(self) -> None:
         for client, pubsub, end in self._ears:
-            client.execute_command("SPUBLISH", end, b"")  # type: ignore[no-untyped-call]
+            client.execute_command("SPUBLISH", end, b"")
             while (message := pubsub.get_message(timeout=5)) is not None:
                 name = message["channel"].decode()
                 if name == end:

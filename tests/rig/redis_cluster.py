@@ -17,7 +17,7 @@ from shared.bus.placement import ask_plainly
 from shared.bus.slots import SLOTS, slot_of
 from tests.rig.ports import free_port
 from tests.rig.redis_server import RedisServer
-from tests.rig.wait import wait_until
+from tests.rig.wait import WaitTimeoutError, wait_until
 
 NODE_TIMEOUT_MS = 1000
 
@@ -73,7 +73,11 @@ class RedisCluster:
     @property
     def url(self) -> str:
         """Its address, as `--bus` takes it."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return self.url_as("")
+
+    def url_as(self, user: str) -> str:
+        """The same for a user, `NAME:PASSWORD`."""
+        return f"redis+cluster://{user}{'@' if user else ''}" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     @property
     def running(self) -> list[RedisServer]:
@@ -98,6 +102,12 @@ class RedisCluster:
     def id_of(self, node: RedisServer) -> str:
         """A node's name in the cluster."""
         return str(self.ask(node, "CLUSTER", "MYID").decode())
+
+    def wait_for_replica(self, primary: RedisServer) -> None:
+        """Wait until a replica follows a primary and has all that it has."""
+        wait_until(
+            lambda: any(self._is_in_step(node) for node in self.replicas_of(primary)), what=f"a replica of {primary!r}", timeout_s=30
+        )
 
     def wait_until_ok(self, timeout_s: float = 30) -> None:
         """Wait until every node that runs says that the cluster serves every slot, and all agree who serves which."""
@@ -147,9 +157,14 @@ class RedisCluster:
     def hand_over(self, primary: RedisServer) -> RedisServer:
         """Have a replica take over in order (CLUSTER FAILOVER); the old primary becomes its replica."""
         heir = self.replicas_of(primary)[0]
-        self.ask(heir, "CLUSTER", "FAILOVER")
-        wait_until(lambda: self._role(heir)[0] == "master", what=f"{heir!r} as the primary")
-        return heir
+        for _ in range(6):  # The others do not vote again so soon after the last time.
+            with contextlib.suppress(redis.ResponseError):
+                self.ask(heir, "CLUSTER", "FAILOVER")
+            with contextlib.suppress(WaitTimeoutError):
+                wait_until(lambda: self._role(heir)[0] == "master", what=f"{heir!r} as the primary", timeout_s=3)
+                return heir
+        msg = f"{heir!r} did not take over"
+        raise AssertionError(msg)
 
     def flush(self) -> None:
         """Empty every primary, and forget scripts."""
