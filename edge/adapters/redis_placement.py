@@ -137,7 +137,7 @@ class ClusterLinks:
                     self._settle(tasks, owners)
                     await self._wait_for_doubt()
                 await asyncio.sleep(self._owner.jittered(pause_s))
-                pause_s = min(pause_s * 2, LAST_LOOK_S)
+                pause_s = min(pause_s * 2, LAYOUT_RETRY_S if self.layout is None else LAST_LOOK_S)
 
     async def _wait_for_doubt(self) -> None:
         try:
