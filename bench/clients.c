@@ -199,7 +199,7 @@ static void on_message(struct client *c, const char *text, size_t size, long lon
   } else if (c->mode == PLAIN) {
     on_open(c);
   } else if (is_type(text, size, "subscribed") || is_type(text, size, "unsubscribed")) {
-    if (memmem(text, size, "\"recovered\":false", 17)) unrecovered++;
+    if (memmem(text, size, "\"recovered\":false", 17) && !unrecovered++) fprintf(stderr, "clients: %.*s, not after %lld\n", (int)size, text, c->offset);
     if (++c->answered == c->subscriptions) {
       on_open(c);
     } else if (c->asked - c->answered <= ASKED_AT_ONCE / 2) {

@@ -29,6 +29,7 @@ from tests.rig.redis_server import RedisServer
 SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 """Shrinks clients and channels, to see whether a benchmark runs at all; its numbers then mean nothing."""
 FOLDER = Path(__file__).parent
+SLICES = 20
 EVER_S = 1_000_000
 BEAT_INTERVAL_S = 1.0
 MESSAGE = '{"type":"publication","channel":"b:000000","epoch":"0123456789abcdef","offset":100000,"data":""}'
@@ -63,6 +64,8 @@ class Publisher:
         self._beaten_at = 0.0
         self._keep = Keep(history_size=history)
         self.characters = characters
+        self.passes = 0
+        """How often `going_on` has pushed to each of its channels."""
 
     def push(self, channels: Sequence[int], count: int = 1) -> None:
         """Publish `count` on each of these channels, all at once."""
@@ -91,19 +94,26 @@ class Publisher:
             time.sleep(max(0, start + (number + 1) * interval_s - time.monotonic()))
 
     @contextlib.contextmanager
-    def going_on(self, channels: Sequence[int], interval_s: float) -> Iterator[list[int]]:
-        """Push to all of the channels every so often in a thread, while the block runs; a list whose only item is how often."""
-        ended, pushed = threading.Event(), [0]
+    def going_on(self, channels: Sequence[int], interval_s: float) -> Iterator[None]:
+        """Push to each of the channels once in `interval_s`, a few at a time, in a thread, while the block runs.
+
+        Afterwards all have had as many publications: those in `passes`.
+        """
+        ended = threading.Event()
+        step = -(-len(channels) // SLICES)
+        slices = [channels[at : at + step] for at in range(0, len(channels), step)]
 
         def work() -> None:
-            while not ended.wait(interval_s):
-                self.push(channels)
-                pushed[0] += 1
+            while not ended.is_set():
+                for some in slices:
+                    self.push(some)
+                    ended.wait(interval_s / len(slices))
+                self.passes += 1
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            yield pushed
+            yield
         finally:
             ended.set()
             thread.join()
@@ -111,8 +121,19 @@ class Publisher:
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
         """Send heartbeats while the block runs."""
-        with self.going_on([], BEAT_INTERVAL_S / 2):
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.wait(BEAT_INTERVAL_S / 4):
+                self.beat()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
             yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 class Clients:

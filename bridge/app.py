@@ -22,9 +22,8 @@ from bridge.core.ruleset import CompiledRules
 from bridge.pipeline import Pipeline, PipelineSettings, Time
 from bridge.rules.load import load_rules
 from bridge.settings import BridgeSettings, check_settings
-from shared.bus.layout import BusLayout
+from shared.bus.placement import place
 from shared.bus.publisher import BusPublisher
-from shared.bus.servers import connect_servers
 from shared.delta import vcdiff
 from shared.errors import ConfigurationError
 from shared.telemetry import Log
@@ -94,9 +93,7 @@ class _App:
             clock=time.monotonic,
             random=chance,
         )
-        urls = settings.bus_servers
-        layout = BusLayout(shards=settings.bus_shards, servers=len(urls), prefix=settings.bus_prefix)
-        bus = BusPublisher(connect_servers(urls), layout, instance=f"{socket.gethostname()}-{os.getpid()}")
+        bus = BusPublisher(place(settings.bus_servers), settings.bus_layout, instance=f"{socket.gethostname()}-{os.getpid()}")
         self._chain = DeltaChain(shards=settings.bus_shards, clock=time.monotonic, max_bytes=settings.delta_cache_bytes)
         self.pipeline = Pipeline(
             self._records,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.bus.layout import DEFAULT_PREFIX, DEFAULT_SHARDS, MAX_SHARDS
-from shared.bus.servers import parse_servers, redacted
+from shared.bus.layout import DEFAULT_PREFIX, DEFAULT_SHARDS, MAX_SHARDS, BusLayout
+from shared.bus.servers import is_cluster, parse_servers, redacted
 from shared.errors import ConfigurationError
 
 DEFAULT_GROUP = "distributary"
@@ -64,6 +64,12 @@ class BridgeSettings(msgspec.Struct, frozen=True):
         """The URLs of the bus' servers."""
         return parse_servers(self.bus)
 
+    @property
+    def bus_layout(self) -> BusLayout:
+        """The layout that the bus must have."""
+        cluster = is_cluster(self.bus_servers)
+        return BusLayout(self.bus_shards, 1 if cluster else len(self.bus_servers), self.bus_prefix, cluster)
+
     def shown(self) -> dict[str, str | int | float]:
         """What a log may tell of it."""
         return {
@@ -89,7 +95,7 @@ def check_settings(settings: BridgeSettings) -> None:
         problems.append("--group: must not be empty")
     servers = 1
     try:
-        servers = len(settings.bus_servers)
+        servers = settings.bus_layout.servers
     except ConfigurationError as error:
         problems += error.problems
     problems += _layout_problems(settings, servers)

@@ -21,7 +21,7 @@ from edge.node import Node
 from edge.server import Server
 from edge.settings import Settings
 from edge.transports.entry import PATH, Endpoint
-from shared.bus.servers import parse_servers
+from shared.bus.servers import is_cluster, parse_servers
 from shared.delta import vcdiff
 from shared.telemetry import Log
 
@@ -43,8 +43,9 @@ def run(settings: Settings, *, worker: int | None = None, on_started: Started | 
 
 
 async def _serve(settings: Settings, worker: int | None, on_started: Started | None) -> None:
-    addresses = [parse_address(url) for url in parse_servers(settings.bus)]
-    bus = RedisBus(addresses, prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
+    urls = parse_servers(settings.bus)
+    addresses = [parse_address(url) for url in urls]
+    bus = RedisBus(addresses, cluster=is_cluster(urls), prefix=settings.bus_prefix, clock=time.monotonic, random=random.random)
     node = Node(bus, settings.limits, clock=time.monotonic, now_ms=_now_ms, random=random.random, policies=settings.policies)
     endpoint = Endpoint(node, random=random.random, with_deflate=settings.deflate)
     stopping = _stop_on_signals()

@@ -50,7 +50,8 @@ def run(
         str,
         typer.Option(
             envvar="EDGE_BUS",
-            help="Redis: `redis://[USER:PASSWORD@]HOST:PORT[/DB]`, `rediss://` for TLS, or several with commas, always in the same order.",
+            help="Redis: `redis://[USER:PASSWORD@]HOST:PORT[/DB]`, `rediss://` for TLS, or several with commas, always in the same order; "
+            "`redis+cluster://HOST:PORT,HOST:PORT`: some nodes of one Redis Cluster.",
         ),
     ],
     bus_prefix: Annotated[str, typer.Option(envvar="EDGE_BUS_PREFIX", help="What all keys on the bus start with.")] = DEFAULT_PREFIX,

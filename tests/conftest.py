@@ -16,6 +16,7 @@ from tests.rig import parts, process
 from tests.rig.kafka_server import KafkaCluster
 from tests.rig.parts import Part
 from tests.rig.process import Process, project_command
+from tests.rig.redis_cluster import RedisCluster, has_cluster
 from tests.rig.redis_server import RedisServer
 from tests.rig.stack import Stack
 
@@ -25,6 +26,8 @@ NO_PARAMETERS = SimpleNamespace(params={})
 PART_OF_FIXTURE = {
     "redis_server": Part.REDIS,
     "start_redis": Part.REDIS,
+    "redis_cluster": Part.REDIS,
+    "start_redis_cluster": Part.REDIS,
     "kafka": Part.KAFKA,
     "start_kafka": Part.KAFKA,
     "helm": Part.HELM,
@@ -41,7 +44,8 @@ def pytest_configure() -> None:
 def parts_of(item: pytest.Item) -> set[Part]:
     """The parts that a test cannot do without."""
     wanted = {PART_OF_FIXTURE[name] for name in getattr(item, "fixturenames", ()) if name in PART_OF_FIXTURE}
-    if item.path.is_relative_to(TESTS / "contract") and "redis" in getattr(item, "callspec", NO_PARAMETERS).params.values():
+    parameters = getattr(item, "callspec", NO_PARAMETERS).params.values()
+    if item.path.is_relative_to(TESTS / "contract") and {"redis", "redis-cluster"} & set(map(str, parameters)):
         wanted.add(Part.REDIS)  # The contract's buses ask for their server by parameter.
     return wanted
 
@@ -101,6 +105,39 @@ def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
             return servers.enter_context(RedisServer(tmp_path / f"redis-{next(numbers)}", options=options, acl=acl))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """One real Redis Cluster of three for the whole run, to be emptied by who takes it."""
+    _need_cluster()
+    with RedisCluster(tmp_path_factory.mktemp("redis-cluster")) as cluster:
+        yield cluster
+
+
+class StartRedisCluster(Protocol):
+    """Takes RedisCluster's arguments and returns one that runs; it is killed after the test."""
+
+    def __call__(self, *, primaries: int = 3, replicas: int = 0, acl: Sequence[str] = ()) -> RedisCluster: ...
+
+
+@pytest.fixture
+def start_redis_cluster(tmp_path: Path) -> Iterator[StartRedisCluster]:
+    """Start real Redis Clusters of this test's own, to be resharded, killed and failed over at will."""
+    _need_cluster()
+    numbers = count(1)
+    with ExitStack() as clusters:
+
+        def start(*, primaries: int = 3, replicas: int = 0, acl: Sequence[str] = ()) -> RedisCluster:
+            directory = tmp_path / f"redis-cluster-{next(numbers)}"
+            return clusters.enter_context(RedisCluster(directory, primaries=primaries, replicas=replicas, acl=acl))
+
+        yield start
+
+
+def _need_cluster() -> None:
+    if not has_cluster():
+        pytest.skip("this Redis is older than version 7: it cannot shard pub/sub in a cluster")
 
 
 @pytest.fixture(scope="session")

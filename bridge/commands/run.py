@@ -56,8 +56,9 @@ def run(
         typer.Option(
             envvar="BRIDGE_BUS",
             metavar="URL,...",
-            help="The Redis servers that make up the bus: redis://[USER:PASSWORD@]HOST:PORT, rediss:// (TLS) or unix://. The same list, "
-            "in the same order, for every bridge and edge. With a password, use the environment variable.",
+            help="The Redis servers that make up the bus: redis://[USER:PASSWORD@]HOST:PORT, rediss:// (TLS) or unix://, or "
+            "redis+cluster://HOST:PORT,HOST:PORT for some nodes of one Redis Cluster. The same list, in the same order, for every bridge "
+            "and edge. With a password, use the environment variable.",
             rich_help_panel=_BUS,
         ),
     ],

@@ -16,6 +16,7 @@ import hiredis
 import msgspec
 from redis.asyncio.connection import parse_url
 
+from shared.bus.servers import server_url
 from shared.errors import BusUnavailableError, ConfigurationError
 
 CONNECT_TIMEOUT_S = 3.0
@@ -40,7 +41,11 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def parse_address(url: str) -> Address:
-    """Read `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://...` (TLS; `?ssl_ca_certs=FILE`, `?ssl_cert_reqs=none`) or `unix://PATH`."""
+    """Read `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://...` (TLS; `?ssl_ca_certs=FILE`, `?ssl_cert_reqs=none`) or `unix://PATH`.
+
+    A node of a cluster (`redis+cluster://...`) is read as a server.
+    """
+    url = server_url(url)
     try:
         options: dict[str, Any] = dict(parse_url(url))
         query = parse_qs(urlsplit(url).query)

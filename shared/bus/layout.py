@@ -15,33 +15,39 @@ MAX_SHARDS = 4096
 INCARNATION_BYTES = 6
 
 
-class StoredLayout(msgspec.Struct, frozen=True):
-    """What each server of the bus says about the bus; JSON under the key `PREFIX:layout`."""
+class StoredLayout(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What each server of the bus says about the bus, or a Redis Cluster as a whole; JSON under `BusLayout.layout_key`."""
 
     version: int
     shards: int
     servers: int
     server: int
     """Which of the servers this one is, from 0."""
+    cluster: bool = False
+    """Whether the bus is a Redis Cluster; then servers is 1 and server 0. A layout that does not say is that of servers."""
 
 
 class BusLayout(msgspec.Struct, frozen=True):
-    """Key names and placement for one bus. Shard s lives on server s modulo the number of servers."""
+    """Key names and placement for one bus.
+
+    Shard s lives on server s modulo the number of servers; in a Redis Cluster, wherever the cluster has its slot (shared/bus/slots.py).
+    """
 
     shards: int = DEFAULT_SHARDS
     servers: int = 1
     prefix: str = DEFAULT_PREFIX
+    cluster: bool = False
 
     def shard_of(self, channel: str) -> int:
         """The shard that holds `channel`."""
         return shard_of(channel, self.shards)
 
     def server_of(self, shard: int) -> int:
-        """The index of the server that holds `shard`."""
+        """The index of the server that holds `shard`; not for a Redis Cluster."""
         return shard % self.servers
 
     def shards_of(self, server: int) -> range:
-        """The shards that live on `server`."""
+        """The shards that live on `server`; not for a Redis Cluster."""
         return range(server, self.shards, self.servers)
 
     def head_key(self, channel: str) -> str:
@@ -61,12 +67,12 @@ class BusLayout(msgspec.Struct, frozen=True):
         return f"{self.prefix}:{{{shard}}}:beat"
 
     def layout_key(self) -> str:
-        """The string that holds the layout, one on each server."""
-        return f"{self.prefix}:layout"
+        """The string that holds the layout: one on each server, or one for a Redis Cluster, beside shard 0."""
+        return f"{self.prefix}:{{0}}:layout" if self.cluster else f"{self.prefix}:layout"
 
     def stored(self, server: int) -> StoredLayout:
-        """What `server` should say."""
-        return StoredLayout(LAYOUT_VERSION, self.shards, self.servers, server)
+        """What `server` (or the Redis Cluster, as its server 0) should say."""
+        return StoredLayout(LAYOUT_VERSION, self.shards, self.servers, server, self.cluster)
 
 
 def decode_layout(data: bytes, where: str) -> StoredLayout:
@@ -86,7 +92,7 @@ def check_layout(stored: StoredLayout, wanted: StoredLayout, where: str) -> None
     """Raise BusLayoutError, naming each difference, unless the server says what this process was told."""
     differences = [
         f"{name} {getattr(stored, name)}, this process was told {getattr(wanted, name)}"
-        for name in ("version", "shards", "servers", "server")
+        for name in ("version", "shards", "servers", "server", "cluster")
         if getattr(stored, name) != getattr(wanted, name)
     ]
     if differences:

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import msgspec
 import redis
 
+from shared.bus.identity import read_replication_id, read_run_id
 from shared.bus.layout import BusLayout, check_layout, decode_layout
+from shared.bus.placement import Home, Placement, Servers
 from shared.bus.push import Outcome, Push, Pushed
 from shared.envelope import encode_rest
 from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
@@ -29,8 +31,9 @@ MAX_BATCH_BYTES = 1_048_576
 _META = struct.Struct(">BIIQQ8s8sqQI12s")
 _NO_HASH = bytes(8)
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
-# What Redis says when the same may succeed later: full, loading, failing over, busy with a script. redis-py has classes for some of
-# these, and takes the word away from their text.
+# What Redis says when the same may succeed later: full, loading, failing over, busy with a script, or (in a cluster) not the owner of
+# that slot. redis-py has classes for some of these, and takes the word away from their text. Nothing is sent after a MOVED or ASK to
+# where it points: the shard is opened there first, as after any other doubt about a server.
 _PASSING_ERRORS = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.NoScriptError,
@@ -38,6 +41,7 @@ _PASSING_ERRORS = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.TryAgainError,
     redis.exceptions.ClusterDownError,
+    redis.exceptions.AskError,  # MovedError is one.
 )
 _PASSING = ("OOM", "LOADING", "READONLY", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "MISCONF", "NOSCRIPT")
 
@@ -45,51 +49,76 @@ _PASSING = ("OOM", "LOADING", "READONLY", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MA
 class _Script:
     """A Lua script of this package and its SHA-1, by which Redis knows it."""
 
-    def __init__(self, name: str) -> None:
-        self.text = (files("shared.bus") / name).read_bytes()
+    def __init__(self, name: str, *, sharded: bool) -> None:
+        text = (files("shared.bus") / name).read_bytes()
+        self.text = text.replace(b"'PUBLISH'", b"'SPUBLISH'") if sharded else text
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
 
-_PUBLISH, _OPEN, _BEAT = _Script("publish.lua"), _Script("open.lua"), _Script("beat.lua")
+class _Scripts:
+    """The scripts as one kind of bus needs them: with sharded pub/sub or without."""
+
+    def __init__(self, *, sharded: bool) -> None:
+        self.publish, self.open, self.beat = (_Script(name, sharded=sharded) for name in ("publish.lua", "open.lua", "beat.lua"))
+
+
+_PLAIN, _SHARDED = _Scripts(sharded=False), _Scripts(sharded=True)
 
 
 class _Server:
     """One Redis server: a connection that is made when needed, and forgotten when anything went wrong on it."""
 
-    def __init__(self, client: redis.Redis, index: int) -> None:
-        self._client = client
-        self.index = index
+    def __init__(self, home: Home, *, in_cluster: bool) -> None:
+        self.home = home
+        self._in_cluster = in_cluster
+        self.scripts = _SHARDED if in_cluster else _PLAIN
+        self._client = home.client
         self._connection: Any = None  # As the pool makes it; redis-py types only a part of what it has.
-        self.run_id = b""
+        self.term = b""
+        """Who the server is this time: its run id; in a cluster also its replication id, because a server may lose its rank to a
+        replica, and with it the tail of its data, and get it back, without a restart."""
         self.is_open = False
         """Whether the layout and every shard's incarnation were checked on this very connection."""
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "connected" if self._connection else "away"
-        return f"<Redis server {self.index} {self.name} {state}>"
+        return f"<Redis server {self.name} {state}>"
 
     @property
     def name(self) -> str:
         options = self._client.connection_pool.connection_kwargs
         return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
+    def move_in(self, home: Home) -> None:
+        """Take what lives here from now on; other shards than before have to be opened."""
+        if list(home.shards) != list(self.home.shards):
+            self.is_open = False
+        self.home = home
+
     def connect(self) -> None:
-        """Connect if need be. A new connection may lead to another server than the last one: so its run id is read anew."""
+        """Connect if need be. A new connection may lead to another server than the last one: so its term is read anew."""
         if self._connection is not None:
             return
         try:
             self._connection = self._client.connection_pool.get_connection()
-            for script in (_PUBLISH, _OPEN, _BEAT):
+            for script in (self.scripts.publish, self.scripts.open, self.scripts.beat):
                 self.send("SCRIPT", "LOAD", script.text)
                 self.read()
-            self.send("INFO", "server")
-            self.run_id = _run_id(self.read())
+            self.learn_term()
         except BaseException as error:
             self.disconnect()
             if isinstance(error, redis.RedisError | OSError):
                 msg = f"Redis {self.name}: {error}"
                 raise BusUnavailableError(msg) from error
             raise
+
+    def learn_term(self) -> None:
+        """Ask who the server is. Raises BusLayoutError where it does not say, or is no part of such a bus."""
+        self.send("INFO", "server")
+        self.term = read_run_id(self.read(), f"Redis {self.name}", in_cluster=self._in_cluster)
+        if self._in_cluster:
+            self.send("INFO", "replication")
+            self.term += read_replication_id(self.read())
 
     def disconnect(self) -> None:
         """Forget the connection, and with it every answer that is still under way."""
@@ -132,7 +161,8 @@ class _Server:
 
     def _lost(self, error: Exception) -> BusUnavailableError:
         self.disconnect()
-        return BusUnavailableError(f"Redis {self.name}: {str(error) or type(error).__name__}")
+        what = "the slot moved: " if isinstance(error, redis.exceptions.AskError) else ""
+        return BusUnavailableError(f"Redis {self.name}: {what}{str(error) or type(error).__name__}")
 
 
 class BusPublisher:
@@ -143,12 +173,21 @@ class BusPublisher:
     """
 
     def __init__(
-        self, clients: Sequence[redis.Redis], layout: BusLayout, *, instance: str, random: Callable[[int], bytes] = os.urandom
+        self,
+        servers: Placement | Sequence[redis.Redis],
+        layout: BusLayout,
+        *,
+        instance: str,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        """`servers` says where shards live; some clients mean just those servers, in this order."""
         self.layout = layout
         self._instance = instance
         self._random = random
-        self._servers = [_Server(client, index) for index, client in enumerate(clients)]
+        self._placement: Placement = Servers(servers) if isinstance(servers, Sequence) else servers
+        self._servers: list[_Server] = []
+        self._homes: dict[int, _Server] = {}
+        """The server of each shard. Both are empty until the placement was asked."""
         self._incarnations: dict[int, bytes] = {}
         self._changed: set[int] = set()  # Kept until the caller was told, also where a connection breaks half-way.
 
@@ -161,22 +200,18 @@ class BusPublisher:
         Cheap when all is well, so call it before each push. Returns the shards whose incarnation is another one than this
         publisher believed in: whatever it knows about their channels is void. Raises BusLayoutError where the bus is set up otherwise.
         """
-        for server in self._servers:
-            if not server.is_open:
-                self._open_server(server)
+        self._open_all()
         return self._tell_changed()
 
     def reopen(self, shards: Iterable[int]) -> list[int]:
         """Learn the incarnations of `shards` after an IncarnationError. Returns those that changed, as `open` does."""
-        by_server: dict[int, list[int]] = {}
+        self._open_all()
+        by_server: dict[_Server, list[int]] = {}
         for shard in shards:
-            by_server.setdefault(self.layout.server_of(shard), []).append(shard)
-        for index, its_shards in by_server.items():
-            server = self._servers[index]
-            if not server.is_open:
-                self._open_server(server)
-                continue
+            by_server.setdefault(self._homes[shard], []).append(shard)
+        for server, its_shards in by_server.items():
             self._check_layout(server)
+            server.learn_term()
             self._open_shards(server, its_shards)
         return self._tell_changed()
 
@@ -207,12 +242,12 @@ class BusPublisher:
         Raises BusUnavailableError where a server is not open, as `push` does.
         """
         self._require_open()
-        shards = list(self._incarnations)
+        shards = list(self._homes)
         try:
             for shard in shards:
                 keys = self.layout.incarnation_key(shard), self.layout.beat_channel(shard)
-                self._server_of(shard).send("EVALSHA", _BEAT.sha, 2, *keys, self._incarnations[shard], self._instance)
-            answers = [self._server_of(shard).read() for shard in shards]
+                self._homes[shard].send("EVALSHA", self._homes[shard].scripts.beat.sha, 2, *keys, self._incarnations[shard], self._instance)
+            answers = [self._homes[shard].read() for shard in shards]
         except BusUnavailableError:
             # Answers still under way on the other connections must not be taken for later ones.
             self.close()
@@ -236,8 +271,8 @@ class BusPublisher:
             push = pushes[member]
             keys += (self.layout.head_key(push.channel), self.layout.history_key(push.channel))
             arguments += _arguments(push)
-        server = self._server_of(batch.shard)
-        return _Call(server, batch, ("EVALSHA", _PUBLISH.sha, len(keys), *keys, *arguments))
+        server = self._homes[batch.shard]
+        return _Call(server, batch, ("EVALSHA", server.scripts.publish.sha, len(keys), *keys, *arguments))
 
     def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> None:
         """Send every call, then read every answer; only then say what went wrong."""
@@ -263,7 +298,9 @@ class BusPublisher:
             raise IncarnationError(refused)
 
     def _check_layout(self, server: _Server) -> None:
-        wanted = self.layout.stored(server.index)
+        wanted = server.home.says
+        if wanted is None:
+            return
         key = self.layout.layout_key()
         try:
             stored = server.ask("GET", key)
@@ -275,15 +312,33 @@ class BusPublisher:
             server.disconnect()
             raise
 
-    def _open_server(self, server: _Server) -> None:
-        server.connect()
-        self._check_layout(server)
-        self._open_shards(server, self.layout.shards_of(server.index))
-        server.is_open = True
+    def _open_all(self) -> None:
+        if self._servers and all(server.is_open for server in self._servers):
+            return
+        self._settle()
+        for server in self._servers:
+            if not server.is_open:
+                server.connect()
+                self._check_layout(server)
+                self._open_shards(server, server.home.shards)
+                server.is_open = True
+
+    def _settle(self) -> None:
+        """Ask the placement where shards live, and let go of the servers on which none lives any more."""
+        known = {server.home.client: server for server in self._servers}
+        homes = self._placement.homes(self.layout)
+        self._servers = []
+        for home in homes:
+            server = known.pop(home.client, None) or _Server(home, in_cluster=self._placement.in_cluster)
+            server.move_in(home)
+            self._servers.append(server)
+        for server in known.values():
+            server.disconnect()
+        self._homes = {shard: server for server in self._servers for shard in server.home.shards}
 
     def _open_shards(self, server: _Server, shards: Iterable[int]) -> None:
         for shard in shards:
-            answer = server.ask("EVALSHA", _OPEN.sha, 1, self.layout.incarnation_key(shard), server.run_id, self._random(6))
+            answer = server.ask("EVALSHA", server.scripts.open.sha, 1, self.layout.incarnation_key(shard), server.term, self._random(6))
             if self._incarnations.get(shard, answer) != answer:
                 self._changed.add(shard)
             self._incarnations[shard] = answer
@@ -298,9 +353,9 @@ class BusPublisher:
             if not server.is_open:
                 msg = f"Redis {server.name}: not open"
                 raise BusUnavailableError(msg)
-
-    def _server_of(self, shard: int) -> _Server:
-        return self._servers[self.layout.server_of(shard)]
+        if not self._servers:
+            msg = "the bus is not open"
+            raise BusUnavailableError(msg)
 
 
 class _Batch(NamedTuple):
@@ -375,12 +430,3 @@ def _pushed(outcome: int, epoch: bytes, offset: int) -> Pushed:
     if outcome == Outcome.FAILED:
         return Pushed(Outcome.FAILED, b"", 0, epoch.decode("utf-8", "replace"))
     return Pushed(_OUTCOMES[outcome], epoch, offset)
-
-
-def _run_id(info: Any) -> bytes:
-    text = info.decode() if isinstance(info, bytes) else str(info)
-    for line in text.splitlines():
-        if line.startswith("run_id:"):
-            return line.removeprefix("run_id:").strip().encode()
-    msg = "Redis does not tell its run id (INFO server): the bridge's user needs +info"
-    raise BusError(msg)

@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import redis
+
 from bridge.adapters.memory import MemoryBus, MemoryServer
 from bridge.ports import Bus
 from shared import envelope
 from shared.bus.layout import BusLayout
+from shared.bus.placement import place
 from shared.bus.publisher import BusPublisher
 from shared.bus.push import Keep, Push, Source, source_id
+from shared.bus.servers import parse_servers
 from shared.envelope import Envelope
 from shared.publication import ContentType, DeltaFormat, Kind, payload_hash
+from tests.rig.redis_cluster import RedisCluster
 from tests.rig.redis_server import RedisServer
 
 LAYOUT = BusLayout(shards=4)
+CLUSTER_LAYOUT = BusLayout(shards=4, cluster=True)
+CHANNELS = [*(f"a:{number}" for number in range(1, 4)), *(f"c:{number}" for number in range(50))]
+"""Those of the contract's tests: nobody can listen to all channels of a cluster."""
 SOURCE = source_id("cluster", "topic", 0)
 OTHER_SOURCE = source_id("cluster", "topic", 1)
 
@@ -190,3 +198,92 @@ class RedisBackend:
                 self._wire.setdefault(name, []).append(envelope.decode(message["data"]))
         msg = "what was published last did not come"
         raise AssertionError(msg)
+
+
+class ClusterBackend:
+    """A real Redis Cluster. `cluster` is this test's own where it is to be killed."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self.cluster = cluster
+        self._saved: dict[RedisServer, Path] = {}
+        self._publishers: list[BusPublisher] = []
+        self._wire: dict[str, list[Envelope]] = {}
+        self._ears: list[tuple[redis.Redis, Any, str]] = []
+        self._listen()
+
+    def publisher(self, instance: str = "one", layout: BusLayout = CLUSTER_LAYOUT) -> BusPublisher:
+        made = BusPublisher(place(parse_servers(self.cluster.url)), layout, instance=instance)
+        self._publishers.append(made)
+        return made
+
+    def history(self, channel: str) -> list[Envelope]:
+        entries: list[bytes] = self._ask(channel, "LRANGE", LAYOUT.history_key(channel), 0, -1)
+        return [envelope.decode(entry) for entry in entries]
+
+    def wire(self, channel: str) -> list[Envelope]:
+        self._drain()
+        return self._wire.get(LAYOUT.head_key(channel), [])
+
+    def flush(self) -> None:
+        for node in self.cluster.nodes:
+            self.cluster.ask(node, "FLUSHALL")
+
+    def drop_history(self, channel: str) -> None:
+        self._ask(channel, "DEL", LAYOUT.history_key(channel))
+
+    def put_foreign(self, channel: str) -> None:
+        self._ask(channel, "SET", LAYOUT.head_key(channel), "something else")
+
+    def disconnect(self) -> None:
+        for node in self.cluster.nodes:
+            self.cluster.ask(node, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def save(self) -> None:
+        self._saved = {node: node.save() for node in self.cluster.nodes}
+
+    def restore(self) -> None:
+        self._drain()
+        for node, snapshot in self._saved.items():
+            node.restart(snapshot=snapshot)
+        self.cluster.wait_until_ok()
+        self._listen()
+
+    def close(self) -> None:
+        for publisher in self._publishers:
+            publisher.close()
+        self._stop_listening()
+
+    def _ask(self, channel: str, *command: str | int) -> Any:
+        return self.cluster.ask(self.cluster.owner(LAYOUT.shard_of(channel)), *command)
+
+    def _listen(self) -> None:
+        self._stop_listening()
+        by_node: dict[RedisServer, list[int]] = {}
+        for shard in range(LAYOUT.shards):
+            by_node.setdefault(self.cluster.owner(shard), []).append(shard)
+        for node, shards in by_node.items():
+            client = node.client()
+            pubsub: Any = client.pubsub()
+            end = f"{{{shards[0]}}}:end"
+            for name in [*(LAYOUT.head_key(channel) for channel in CHANNELS if LAYOUT.shard_of(channel) in shards), end]:
+                pubsub.ssubscribe(name)
+                assert pubsub.get_message(timeout=5) is not None
+            self._ears.append((client, pubsub, end))
+
+    def _stop_listening(self) -> None:
+        for client, pubsub, _ in self._ears:
+            pubsub.close()
+            client.close()
+        self._ears.clear()
+
+    def _drain(self) -> None:
+        for client, pubsub, end in self._ears:
+            client.execute_command("SPUBLISH", end, b"")
+            while (message := pubsub.get_message(timeout=5)) is not None:
+                name = message["channel"].decode()
+                if name == end:
+                    break
+                self._wire.setdefault(name, []).append(envelope.decode(message["data"]))
+            else:
+                msg = "what was published last did not come"
+                raise AssertionError(msg)

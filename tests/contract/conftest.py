@@ -7,15 +7,21 @@ from contextlib import closing
 
 import pytest
 
-from tests.conftest import StartRedis
-from tests.contract.backends import Backend, MemoryBackend, RedisBackend
+from tests.conftest import StartRedis, StartRedisCluster
+from tests.contract.backends import Backend, ClusterBackend, MemoryBackend, RedisBackend
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "redis-cluster"])
 def bus(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """An empty bus."""
     if request.param == "memory":
         yield MemoryBackend()
+        return
+    if request.param == "redis-cluster":
+        cluster = request.getfixturevalue("redis_cluster")
+        cluster.flush()
+        with closing(ClusterBackend(cluster)) as backend:
+            yield backend
         return
     server = request.getfixturevalue("redis_server")
     server.flush()
@@ -23,11 +29,16 @@ def bus(request: pytest.FixtureRequest) -> Iterator[Backend]:
         yield backend
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "redis-cluster"])
 def mortal_bus(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """An empty bus that can be killed."""
     if request.param == "memory":
         yield MemoryBackend()
+        return
+    if request.param == "redis-cluster":
+        start_cluster: StartRedisCluster = request.getfixturevalue("start_redis_cluster")
+        with closing(ClusterBackend(start_cluster())) as backend:
+            yield backend
         return
     start: StartRedis = request.getfixturevalue("start_redis")
     with closing(RedisBackend(start())) as backend:

@@ -19,15 +19,17 @@ from edge.adapters.redis_bus import RedisBus
 from edge.adapters.redis_connection import parse_address
 from edge.ports import Bus
 from shared.bus.layout import BusLayout
+from shared.bus.placement import place
 from shared.bus.publisher import BusPublisher
 from shared.bus.push import Keep, Push, Pushed, Source
-from shared.bus.servers import connect_servers
+from shared.bus.servers import is_cluster, parse_servers
 from shared.delta import vcdiff
 from shared.envelope import Envelope
 from shared.errors import BusUnavailableError
 from shared.publication import ContentType, DeltaFormat, Kind, payload_hash
 from tests.rig import parts
 from tests.rig.parts import Part
+from tests.rig.redis_cluster import RedisCluster
 from tests.rig.redis_server import RedisServer
 from tests.rig.wait import wait_until_async
 
@@ -86,12 +88,16 @@ class MemoryWorld:
 
 
 class RedisWorld:
-    def __init__(self, server: RedisServer) -> None:
+    """A Redis server, or the nodes of a Redis Cluster."""
+
+    def __init__(self, url: str, servers: Sequence[RedisServer]) -> None:
         self.events = Events()
-        self.redis = RedisBus([parse_address(server.url)], prefix="d", clock=time.monotonic, random=random.random)
+        urls = parse_servers(url)
+        cluster, addresses = is_cluster(urls), [parse_address(each) for each in urls]
+        self.redis = RedisBus(addresses, cluster=cluster, prefix="d", clock=time.monotonic, random=random.random)
         self.bus: Bus = self.redis
-        self.publisher = BusPublisher(connect_servers([server.url]), BusLayout(), instance="bridge-1")
-        self._server = server
+        self.publisher = BusPublisher(place(urls), BusLayout(cluster=cluster), instance="bridge-1")
+        self._servers = servers
 
     async def open(self) -> None:
         await asyncio.to_thread(self._open)
@@ -105,12 +111,14 @@ class RedisWorld:
         return (await asyncio.to_thread(self.publisher.push, [push]))[0]
 
     async def flush(self) -> None:
-        with contextlib.closing(self._server.client()) as client:
-            await asyncio.to_thread(client.flushall)
+        for server in self._servers:
+            with contextlib.closing(server.client()) as client:
+                await asyncio.to_thread(client.flushall)
 
     async def break_link(self) -> None:
-        with contextlib.closing(self._server.client()) as client:
-            await asyncio.to_thread(client.client_kill_filter, _type="pubsub")
+        for server in self._servers:
+            with contextlib.closing(server.client()) as client:
+                await asyncio.to_thread(client.client_kill_filter, _type="pubsub")
 
 
 @asynccontextmanager
@@ -123,8 +131,8 @@ async def memory_world() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def redis_world(server: RedisServer) -> AsyncIterator[World]:
-    world = RedisWorld(server)
+async def redis_world(url: str, servers: Sequence[RedisServer]) -> AsyncIterator[World]:
+    world = RedisWorld(url, servers)
     running = asyncio.create_task(world.redis.run(world.events))
     yield world
     running.cancel()
@@ -135,7 +143,13 @@ async def redis_world(server: RedisServer) -> AsyncIterator[World]:
 RunIn = Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("redis", marks=pytest.mark.integration),
+        pytest.param("redis-cluster", marks=pytest.mark.integration),
+    ]
+)
 def run_in(request: pytest.FixtureRequest) -> RunIn:
     """Runs a coroutine function in a world of its own."""
     make: Callable[[], contextlib.AbstractAsyncContextManager[World]] = memory_world
@@ -143,7 +157,11 @@ def run_in(request: pytest.FixtureRequest) -> RunIn:
         parts.need(Part.REDIS, request.node.nodeid)
         server: RedisServer = request.getfixturevalue("redis_server")
         server.flush()
-        make = partial(redis_world, server)
+        make = partial(redis_world, server.url, [server])
+    elif request.param == "redis-cluster":
+        cluster: RedisCluster = request.getfixturevalue("redis_cluster")
+        cluster.flush()
+        make = partial(redis_world, cluster.url, cluster.nodes)
 
     def run(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:

@@ -71,6 +71,8 @@ class Holding:
         """Whether a delta can be applied."""
         self.is_resumed = False
         """Whether it holds the value of its position from before."""
+        self.is_invented = False
+        """Whether it subscribed with a position that nobody had been given at that time."""
         self.value: Any = None
         self.gaps: list[tuple[str, Any]] = []
         self.received = 0
@@ -144,6 +146,7 @@ class ReferenceClient:
         holding = self.holdings[channel] = Holding(channel, self._kind_of(channel), delta)
         if position is not None:
             holding.epoch, holding.offset, holding.is_resumed = position.epoch or None, position.offset, bool(position.epoch)
+            holding.is_invented = position.offset > 0 and (channel, position.epoch, position.offset) not in self._published
         fields: dict[str, Any] = {"type": "subscribe", "channel": channel}
         if position is not None:
             fields["position"] = {"epoch": position.epoch or None, "offset": position.offset}
@@ -451,7 +454,7 @@ class ReferenceClient:
             assert publication.offset < holding.expected_after, f"{holding}: {publication} is beyond {holding.expected_after}"
         holding.epoch, holding.offset, holding.value = epoch, publication.offset, value
         holding.is_anchored = holding.has_value = True
-        holding.may_jump = False
+        holding.may_jump = holding.is_invented = False
         holding.received += 1
 
     def _value(self, holding: Holding, publication: Publication) -> Any:

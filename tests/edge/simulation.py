@@ -173,13 +173,14 @@ class Simulation:
             edge.bus.inbox.popleft()
             edge.has_lost = True
 
-    def damage(self, edge: Edge, *, base: bool) -> None:
-        """The oldest delta on the link arrives damaged, or with another base than its own."""
-        for at, message in enumerate(edge.bus.inbox):
+    def damage(self, edge: Edge, *, base: bool, at: int) -> None:
+        """The oldest delta on the link arrives with a bit of its body turned over, or with another base than its own."""
+        for place, message in enumerate(edge.bus.inbox):
             if isinstance(message, tuple) and message[1].delta is not DeltaFormat.NONE:
-                changes = {"base_hash": b"\0" * 8} if base else {"body": message[1].body[:-1] + b"\xfe"}
-                damaged: Envelope = msgspec.structs.replace(message[1], **changes)
-                edge.bus.inbox[at] = (message[0], damaged)
+                body = bytearray(message[1].body)
+                body[at % len(body)] ^= 1
+                damaged: Envelope = msgspec.structs.replace(message[1], **({"base_hash": b"\0" * 8} if base else {"body": bytes(body)}))
+                edge.bus.inbox[place] = (message[0], damaged)
                 return
 
     def flush(self) -> None:
@@ -232,7 +233,7 @@ class Simulation:
         newest = self.newest(holding.channel)
         assert holding.epoch is not None or not holding.is_anchored, f"{holding}: was nowhere, and is told to be wrong"
         if newest is not None and holding.epoch == newest.epoch:
-            assert holding.offset > newest.offset, f"{holding}: told to be wrong, and {newest} is the newest"
+            assert holding.is_invented or holding.offset > newest.offset, f"{holding}: told to be wrong, and {newest} is the newest"
 
     # -- the end -------------------------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from tests.edge.reference_client import NOWHERE
 from tests.edge.simulation import Edge, Simulation
 
 CHANNELS = ("latest:1", "stream:1")
-EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "100"))
-STEPS = int(os.environ.get("SIMULATION_STEPS", "40"))
+EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "150"))
+STEPS = int(os.environ.get("SIMULATION_STEPS", "30"))
 
 channels = st.sampled_from(CHANNELS)
 numbers = st.integers(0, 7)
@@ -37,10 +37,16 @@ class EdgeMachine(RuleBasedStateMachine):
         super().__init__()
         self.simulation = Simulation(edges=2)
 
-    @initialize(count=st.integers(0, 5))
-    def begin(self, count: int) -> None:
-        for _ in range(count):
-            self.push(CHANNELS[count % 2], DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1)
+    @initialize(count=st.integers(0, 5), delta=deltas, at_rest=st.booleans())
+    def begin(self, count: int, delta: DeltaFormat, at_rest: bool) -> None:
+        """Some publications, and a client of each channel on each edge."""
+        for channel in CHANNELS:
+            for _ in range(count):
+                self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1)
+            for number in range(2):
+                self.connect(number, Dialect.JSON if count % 2 else Dialect.MSGPACK, delta, channel)
+        if at_rest:
+            self.simulation.come_to_rest()
 
     def edge(self, number: int) -> Edge:
         return self.simulation.edges[number % 2]
@@ -64,6 +70,48 @@ class EdgeMachine(RuleBasedStateMachine):
                 self.simulation.push(channel, size=size, content_type=content_type, delta=delta, base_is_wrong=base_is_wrong, keep=keep)
 
         self.simulation.do(go)
+
+    @rule(
+        channel=channels,
+        delta=deltas,
+        number=numbers,
+        damaged=st.sampled_from(["", "", "", "body", "base", "lost"]),
+        at=st.integers(0, 200),
+    )
+    def follow(self, channel: str, delta: DeltaFormat, number: int, damaged: str, at: int) -> None:
+        """What happens most: a delta to the newest value, which an edge gets at once; or gets damaged, or not at all."""
+        link = self.edge(number).bus
+        self.deliver(number, 100)
+        self.push(channel, delta, False, 40, 100, ContentType.JSON, 1)
+        if damaged == "lost":
+            self.simulation.lose(self.edge(number), len(link.inbox))
+        elif damaged:
+            self.simulation.damage(self.edge(number), base=damaged == "base", at=at)
+        self.deliver(number, 100)
+
+    @rule(channel=channels, number=numbers, count=st.integers(1, 5), lost=st.integers(0, 2))
+    def race(self, channel: str, number: int, count: int, lost: int) -> None:
+        """Publications come, or get lost, while the answer to a read is on its way."""
+        edge = self.edge(number)
+        self.simulation.do(lambda: edge.bus.verify("silence"))
+        for _ in range(10):
+            if any(stage == "answer" for stage, _ in edge.gates):
+                break
+            self.let(number, 0)
+        before = len(edge.bus.inbox)
+        self.push(channel, DeltaFormat.VCDIFF, False, 0, 100, ContentType.JSON, count)
+        for _ in range(min(lost, len(edge.bus.inbox) - before - 1)):
+            del edge.bus.inbox[before]  # and what follows shows it: nobody needs to tell the edge to look
+        self.deliver(number, 100)
+
+    @rule(channel=channels, number=numbers, read=st.booleans())
+    def restart(self, channel: str, number: int, read: bool) -> None:
+        """The store loses everything and a bridge puts a value back, while an edge may be reading."""
+        if read:
+            self.verify(number)
+        self.simulation.flush()
+        self.simulation.do(self.simulation.store.open)
+        self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1)
 
     @rule(beats=st.booleans())
     def reopen(self, beats: bool) -> None:
@@ -89,9 +137,9 @@ class EdgeMachine(RuleBasedStateMachine):
     def lose(self, number: int, count: int) -> None:
         self.simulation.lose(self.edge(number), count)
 
-    @rule(number=numbers, base=st.booleans())
-    def damage(self, number: int, base: bool) -> None:
-        self.simulation.damage(self.edge(number), base=base)
+    @rule(number=numbers, base=st.booleans(), at=st.integers(0, 200))
+    def damage(self, number: int, base: bool, at: int) -> None:
+        self.simulation.damage(self.edge(number), base=base, at=at)
 
     @rule(number=numbers)
     def break_or_mend(self, number: int) -> None:
@@ -115,7 +163,7 @@ class EdgeMachine(RuleBasedStateMachine):
 
     # -- clients -------------------------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.simulation.clients) < 5)
+    @precondition(lambda self: len(self.simulation.clients) < 7)
     @rule(number=numbers, dialect=st.sampled_from(list(Dialect)), delta=deltas, channel=channels)
     def connect(self, number: int, dialect: Dialect, delta: DeltaFormat, channel: str) -> None:
         def go() -> None:

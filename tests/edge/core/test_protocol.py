@@ -131,7 +131,8 @@ def fields_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any
             "channel": st.sampled_from(["a", "bus:1"]) | values,
             "position": epoch_and_offset | values,
             "delta": st.lists(st.sampled_from(["vcdiff", "json-patch", "none", "x"])) | values,
-            "rewind": st.fixed_dictionaries({}, optional={"count": values | st.integers(), "age_s": values | st.floats()}) | values,
+            "rewind": st.fixed_dictionaries({}, optional={"count": values | st.integers(-9, 2**40), "age_s": values | st.floats()})
+            | values,
             "client": values,
         },
     )

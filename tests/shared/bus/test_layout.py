@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from shared.bus.layout import BusLayout, StoredLayout, check_layout, decode_layout
@@ -14,6 +15,22 @@ def test_names_are_those_of_the_protocol():
     assert layout.incarnation_key(3) == "d:{3}:incarnation"
     assert layout.beat_channel(3) == "d:{3}:beat"
     assert BusLayout(prefix="x").layout_key() == "x:layout"
+
+
+def test_in_a_cluster_every_key_has_the_hash_tag_of_a_shard():
+    layout = BusLayout(cluster=True)
+    assert layout.layout_key() == "d:{0}:layout"
+    assert layout.stored(0) == StoredLayout(1, 16, 1, 0, cluster=True)
+
+
+def test_what_servers_say_is_as_it_always_was():
+    assert msgspec.json.encode(BusLayout().stored(0)) == b'{"version":1,"shards":16,"servers":1,"server":0}'
+
+
+def test_a_cluster_is_told_from_servers():
+    stored = decode_layout(msgspec.json.encode(BusLayout(cluster=True).stored(0)), "Redis a")
+    with pytest.raises(BusLayoutError, match="cluster True"):
+        check_layout(stored, BusLayout().stored(0), "Redis a")
 
 
 def test_every_shard_has_one_server():
