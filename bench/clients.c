@@ -17,7 +17,7 @@
  *   reset                  forget all counts -> "ok"
  *   stats                  -> a JSON object
  *
- * A payload that begins with "N, N being CLOCK_MONOTONIC in nanoseconds in 16 digits or more, gives a latency.
+ * A payload that begins with "N, N being CLOCK_MONOTONIC in microseconds in 12 digits or more, gives a latency.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -178,7 +178,7 @@ static void on_publication(struct client *c, const char *text, size_t size, long
   at = memmem(text, size < 300 ? size : 300, "\"data\":\"", 8);
   if (at) {
     char *stop;
-    long long sent = strtoll(at + 8, &stop, 10), us = (now - sent) / 1000;
+    long long sent = strtoll(at + 8, &stop, 10), us = now / 1000 - sent;
     if (stop - at - 8 >= 12 && us >= 0) {
       samples++;
       latencies[us < LATENCIES ? us : LATENCIES]++;

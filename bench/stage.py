@@ -61,6 +61,7 @@ class Publisher:
         self._bus.open()
         self._source = source_id("bench", "bench", 0)
         self._sent = 0
+        self._lock = threading.Lock()
         self._beaten_at = 0.0
         self._keep = Keep(history_size=history)
         self.characters = characters
@@ -72,19 +73,21 @@ class Publisher:
         self.beat()
         pushes = []
         for _ in range(count):
-            payload = f'"{time.monotonic_ns():016},{"x" * self.characters}'[: self.characters + 1].encode() + b'"'
+            payload = f'"{time.monotonic_ns() // 1000:012},{"x" * self.characters}'[: self.characters + 1].encode() + b'"'
             digest = payload_hash(payload)
             for number in channels:
                 self._sent += 1
                 source = Source(self._source, self._sent, 0)
                 pushes.append(Push(channel(number), payload, digest, ContentType.JSON, Kind.LATEST, NO_TIME, source, self._keep))
-        self._bus.push(pushes)
+        with self._lock:
+            self._bus.push(pushes)
 
     def beat(self) -> None:
         """Send the heartbeat of a bridge where one is due: an edge that misses it reads its channels."""
-        if time.monotonic() - self._beaten_at >= BEAT_INTERVAL_S:
-            self._beaten_at = time.monotonic()
-            self._bus.beat()
+        with self._lock:
+            if time.monotonic() - self._beaten_at >= BEAT_INTERVAL_S:
+                self._beaten_at = time.monotonic()
+                self._bus.beat()
 
     def paced(self, channels: Sequence[int], passes: int, interval_s: float, count: int = 1) -> None:
         """Push `passes` times, on time."""
