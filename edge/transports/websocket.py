@@ -58,7 +58,7 @@ class WebSocketConnections:
         return self._numbers
 
     def let_go(self, connection: WebSocketConnection) -> None:
-        """End a connection whose client is gone, soon: when thousands go at once, nobody else waits for all that it takes."""
+        """End a connection whose client sends no more, soon: when thousands go at once, nobody else waits for all that it takes."""
         if not self._gone:
             asyncio.get_running_loop().call_soon(self._end_gone)
         self._gone.append(connection)
@@ -163,9 +163,8 @@ class WebSocketConnection(asyncio.Protocol):
         return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """The connection is gone."""
-        if self.session is not None and not self.session.is_closed:
-            self._all.let_go(self)
+        """The connection is gone. Not a moment later may anything be written to it: that would be an error amid a fan-out."""
+        self._stop()
         if self in self._all.open:
             del self._all.open[self]
             self._all.counter.leave(self._address)

@@ -184,6 +184,12 @@ def test_frames_after_our_close_are_not_delivered_and_the_answer_ends_it():
     assert served.transport.is_closed
 
 
+def test_a_connection_that_is_lost_has_left_everything_before_the_next_delivery():
+    served = Served()
+    served.connection.connection_lost(ConnectionResetError())
+    assert served.session.is_closed
+
+
 def test_a_client_that_does_not_answer_a_close_is_cut():
     served = Served()
     served.connection.close(4003, "try_again")
