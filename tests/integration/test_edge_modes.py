@@ -316,6 +316,7 @@ class TestQueue:
                     while "closing a slow consumer" not in edge.process.output():
                         await source.publish(5, size=20_000)
                         assert source.newest < 1_000
+                    await source.publish(5)  # while it is not there
                     offsets = []
                     while (frame := await slow.read())["type"] != "closed":
                         offsets.append(frame["offset"])
