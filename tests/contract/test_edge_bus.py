@@ -17,7 +17,7 @@ import pytest
 from edge.adapters.memory import MemoryBus, MemoryStore
 from edge.adapters.redis_bus import RedisBus
 from edge.adapters.redis_connection import parse_address
-from edge.ports import Bus
+from edge.ports import Bus, ChannelHistory
 from shared.bus.layout import BusLayout
 from shared.bus.placement import place
 from shared.bus.publisher import BusPublisher
@@ -273,6 +273,26 @@ def test_reads_the_newest_oldest_first(run_in: RunIn):
         assert [envelope.offset for envelope in await read(world, "a", 3)] == [6, 7, 8]
         assert [envelope.offset for envelope in await read(world, "a", 10)] == [4, 5, 6, 7, 8]
         assert await read(world, "nobody", 10) == []
+
+    run_in(test)
+
+
+def test_reads_a_page_before_the_newest_and_the_oldest_that_there_are(run_in: RunIn):
+    async def test(world: World) -> None:
+        await subscribed(world, "a")
+        for number in range(1, 11):
+            await world.push(push("a", b"%d" % number, keep=7))
+        await arrived(world, "a", 10)
+
+        def offsets(history: ChannelHistory) -> list[int]:
+            return [envelope.offset for envelope in history.envelopes]
+
+        assert offsets(await world.bus.read("a", 2, 3)) == [6, 7]
+        assert offsets(await world.bus.read("a", 5, 5)) == [4, 5], "fewer than were asked for: there is nothing before them"
+        assert offsets(await world.bus.read("a", 5, 7)) == []
+        assert offsets(await world.bus.read_oldest("a", 3)) == [4, 5, 6]
+        assert offsets(await world.bus.read_oldest("a", 9)) == [4, 5, 6, 7, 8, 9, 10]
+        assert offsets(await world.bus.read_oldest("none", 9)) == []
 
     run_in(test)
 
