@@ -36,7 +36,20 @@ def main() -> None:
         for (load, cost), times in zip(costs, growth, strict=True):
             what, clients, channels, characters, rate, count = load
             deliveries = clients * rate * count
-            rows.append((what, clients, channels, characters, rate, deliveries, f"{cost * 1e3:.1f}", f"{cost / deliveries * 1e6:.1f}", times, BAR if times else ""))
+            rows.append(
+                (
+                    what,
+                    clients,
+                    channels,
+                    characters,
+                    rate,
+                    deliveries,
+                    f"{cost * 1e3:.1f}",
+                    f"{cost / deliveries * 1e6:.1f}",
+                    times,
+                    BAR if times else "",
+                )
+            )
     report("growth", "What ten times as much costs the edge", COLUMNS, rows)
 
 

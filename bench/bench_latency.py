@@ -54,7 +54,9 @@ def main() -> None:
     for what, runs in seen.items():
         p50, p99, longest, busy = (median([run[key] for run in runs]) for key in ("p50_us", "p99_us", "max_us", "busy"))
         rows.append((what, f"{p50:.0f}", f"{p99:.0f}", f"{longest:.0f}", f"{busy:.0%}"))
-    report("latency", f"Publish to receive, {CLIENTS} clients on {CHANNELS} channels, {RATE} publications a second", COLUMNS, rows, runs=seen)
+    report(
+        "latency", f"Publish to receive, {CLIENTS} clients on {CHANNELS} channels, {RATE} publications a second", COLUMNS, rows, runs=seen
+    )
 
 
 def start_peer(folder: Path, redis_port: int) -> tuple[Process, int]:
