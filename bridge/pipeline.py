@@ -181,6 +181,7 @@ class Pipeline:
                 break
             self._time.sleep(wait_s)
         self._commit(wait=True)
+        self._chain.forget({self._records.source_id(partition) for partition in partitions})
         self._forget(partitions)
         self._chain.distrust()
         self._log.info("partitions revoked", partitions=_names(partitions))
@@ -188,6 +189,8 @@ class Pipeline:
     def on_lost(self, partitions: Sequence[Partition]) -> None:
         """See `bridge.ports.Listener`."""
         self._forget(partitions)
+        # Their new owner has published for a while: nothing that is held may be put back as the newest.
+        self._chain.clear()
         self._chain.distrust()
         self._log.warning("partitions lost: the group went on without this bridge", partitions=_names(partitions))
 

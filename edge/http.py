@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -106,6 +107,7 @@ class _Metrics(Collector):
             GaugeMetricFamily("distributary_edge_connections", "Open client connections.", endpoint.counter.total),
             CounterMetricFamily("distributary_edge_refused", "Clients sent away because too many came at once.", endpoint.gate.refused),
             GaugeMetricFamily("distributary_edge_channels", "Channels subscribed to on the bus.", len(node.hub)),
+            GaugeMetricFamily("distributary_edge_tasks", "Tasks on the event loop, none of them a connection's.", len(asyncio.all_tasks())),
             GaugeMetricFamily("distributary_edge_held_bytes", "Payload bytes held for recovery.", node.held_bytes),
             GaugeMetricFamily("distributary_edge_bus_up", "Whether every server of the bus is connected and heard.", int(bus.is_healthy)),
             CounterMetricFamily("distributary_edge_publications", "Publications that came from the bus.", node.publications),

@@ -35,6 +35,7 @@ class Session:
     __slots__ = (
         "_dialect",
         "_errors",
+        "_hasty",
         "_node",
         "_paced",
         "_pending",
@@ -61,6 +62,7 @@ class Session:
         """Subscriptions in mode conflate or ack, by the channel's number."""
         self._pending: dict[str, Subscribe] = {}
         self._errors = 0
+        self._hasty = 0
         limits = node.limits
         self._rate = CommandRate(limits.max_commands_per_s, limits.command_burst, node.clock())
 
@@ -80,7 +82,7 @@ class Session:
             return  # Frames that were under way when it was closed: a subscription made now would never end.
         if not self._rate.allows(self._node.clock()):
             self._say(CommandError(ErrorCode.RATE_LIMITED, "too many commands a second; wait before the next", retry=True).fields())
-            self._count_error()
+            self._count_haste()
             return
         try:
             self._obey(read_command(message, is_text=self._dialect.is_text))
@@ -227,6 +229,12 @@ class Session:
 
     def _say(self, fields: dict[str, object]) -> None:
         self._pipe.write(self._wrap(control(fields, self._dialect)))
+
+    def _count_haste(self) -> None:
+        self._hasty += 1
+        if self._hasty >= self._node.limits.max_errors:
+            log.info("closing a session that does not wait", session=self)
+            self._pipe.close(*CLOSE_TRY_AGAIN)
 
     def _count_error(self) -> None:
         self._errors += 1

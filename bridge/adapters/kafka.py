@@ -29,6 +29,9 @@ _NO_SUCH_TOPIC = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOW
 _PROBE_INTERVAL_S = 2.0
 _PROBE_TIMEOUT_S = 0.5
 
+_MOST_STASHED = 2_000
+"""Records that wait for their topic's id before it is paused."""
+
 Settings = Mapping[str, str | int | float | bool]
 
 
@@ -182,12 +185,15 @@ class KafkaRecords:
         newest = self._newest.get(partition, -1)
         if record.offset <= newest:
             self._log.warning("kafka offsets went back: was the topic deleted and made anew?", record=record.where, newest=newest)
-            self._identify_anew([record.topic])
+            # Without a pause: where the topic is new, librdkafka would begin it again at each resume.
+            self._identities.want({record.topic})
         self._newest[partition] = record.offset
         if self._identities.is_known(record.topic):
             records.append(record)
         else:
             self._stash.append(record)
+            if len(self._stash) == _MOST_STASHED:
+                self._identify_anew([record.topic])
 
     def _identified(self) -> list[Record]:
         """Go on with identifying topics. Returns the records that waited for it."""

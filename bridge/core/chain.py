@@ -20,6 +20,8 @@ ENTRY_OVERHEAD_BYTES = 600
 NO_TIME = -1
 _NO_END_MS = 3_155_760_000_000
 """A hundred years: what the bus is told where a route bounds nothing."""
+_MOST_TRUSTED_MS = 300_000
+"""And no longer than this: a channel that somebody deleted on the bus comes back with the next record after it."""
 _TRUSTED_FOR = 4
 """A skip leaves the channel's time to live where it is, so it is allowed for only this part (one in ...) of it."""
 
@@ -156,16 +158,22 @@ class DeltaChain:
             if entry.settings.kind is Kind.LATEST and channel not in except_channels and shard_of(channel, self._shards) in shards
         ]
 
+    def forget(self, sources: Collection[bytes]) -> None:
+        """Forget the channels that were last fed by these partitions (source ids), which are another bridge's now.
+
+        What is held of them is out of date as soon as their new owner publishes, and must never be put back as the newest value.
+        """
+        for channel in [channel for channel, entry in self._entries.items() if entry.source.id in sources]:
+            self.bytes_held -= self._entries.pop(channel).size
+
     def clear(self) -> None:
         """Forget everything: pushes were made and will never reach the bus."""
         self._entries.clear()
         self.bytes_held = 0
 
     def _is_fresh(self, entry: _Entry) -> bool:
-        return (
-            entry.trusted == self._generation
-            and (self._clock() - entry.refreshed_at) * 1000 < (entry.settings.ttl_ms or _NO_END_MS) / _TRUSTED_FOR
-        )
+        trusted_ms = min((entry.settings.ttl_ms or _NO_END_MS) / _TRUSTED_FOR, _MOST_TRUSTED_MS)
+        return entry.trusted == self._generation and (self._clock() - entry.refreshed_at) * 1000 < trusted_ms
 
     def _first(self, draft: Draft, source: Source, time_ms: int) -> Push:
         settings, hash_ = draft.settings, payload_hash(draft.payload)

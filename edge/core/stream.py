@@ -209,7 +209,9 @@ class ChannelStream:
         self.ring.append(item)
         self.offset = envelope.offset
         self.kind = envelope.kind
-        self._bytes += len(payload)
+        self._bytes += len(item.payload)
+        if base is not None:
+            base.frames.clear()  # Whoever recovers makes them anew, once; kept for all they would take more than the payloads.
         while len(self.ring) > 1 and (len(self.ring) > self._max_items or self._bytes > self._max_bytes):
             self._bytes -= len(self.ring.popleft().payload)
         if envelope.delta is DeltaFormat.NONE:

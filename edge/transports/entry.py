@@ -27,6 +27,8 @@ log = Log("distributary.edge.entry")
 
 PATH = "/v1/ws"
 MAX_HEAD_BYTES = 32_768
+MAX_HTTP_BYTES = 1_048_576
+"""Of all requests of one connection that stays with HTTP: they have no bodies."""
 MAX_ENTRIES = 8_192
 """Connections whose request has not come, or that wait for their turn. More are cut."""
 PUMP_S = 0.005
@@ -55,7 +57,7 @@ class Endpoint:
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
     ) -> Entry:
         """Make the protocol of a new connection: what uvicorn calls as its `http_protocol_class`."""
-        return Entry(self, server_state, lambda: HttpToolsProtocol(config, server_state, app_state, _loop))
+        return Entry(self, server_state, lambda: _BoundedHttp(config, server_state, app_state, _loop))
 
     def websocket_protocol(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> Entry:
         """Make the protocol for an upgrade on a connection that uvicorn has answered a request on: its `ws_protocol_class`."""
@@ -107,6 +109,19 @@ class Endpoint:
         self._is_pumping = bool(len(self.gate))
         if self._is_pumping:
             asyncio.get_running_loop().call_later(PUMP_S, self._pump)
+
+
+class _BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol, whose parser takes headers without end: one connection gets to send so much in all, and may come again."""
+
+    _received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MAX_HTTP_BYTES:
+            self.transport.abort()
+        else:
+            super().data_received(data)
 
 
 class Entry(asyncio.Protocol):

@@ -31,6 +31,7 @@ log = Log("distributary.edge.websocket")
 
 CLOSE_TIMEOUT_S = 10.0
 """How long a client may take to read what is left and to answer a close."""
+MAX_FRAGMENTS = 1_000
 GONE_A_TURN = 100
 """Connections ended in one turn of the event loop: about 2 ms."""
 TCP_NOTSENT_LOWAT = 25
@@ -300,7 +301,9 @@ class WebSocketConnection(asyncio.Protocol):
                 self._fragments = [bytes(frame.data)]
         elif frame.opcode is Opcode.CONT and self._fragments is not None:
             self._fragments.append(bytes(frame.data))
-            if frame.fin:
+            if len(self._fragments) > MAX_FRAGMENTS:
+                self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message has at most {MAX_FRAGMENTS} fragments")
+            elif frame.fin:
                 message, self._fragments = b"".join(self._fragments), None
                 self._on_message(message, is_text=None)
 
