@@ -110,7 +110,7 @@ def read_command(message: bytes, *, is_text: bool) -> Command:
     """Read one frame from a client; raise CommandError, saying what is wrong with which field, if it is no command."""
     try:
         fields = msgspec.json.decode(message) if is_text else msgspec.msgpack.decode(message)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (msgspec.MsgspecError, OverflowError, RecursionError, ValueError) as error:
         msg = f"not {'JSON' if is_text else 'MessagePack'}: {error}"
         raise CommandError(ErrorCode.BAD_FRAME, msg) from None
     if not isinstance(fields, dict):
