@@ -88,6 +88,7 @@ def test_bridge_and_edge_need_no_more_than_their_users_may(trial: TrialRedis, tm
             second = json.loads(client.recv(timeout=10))
         assert [(one["channel"], one["data"]) for one in (first, second)] == [("bus:1", {"n": 1}), ("bus:2", {"n": 2})]
         edge.terminate()
+    publisher.close()
     assert "NOPERM" not in edge.output()
 
 
