@@ -2,8 +2,9 @@
 
     python -m bench.long_run [SECONDS]      600 unless told otherwise; not a part of `make bench`
 
-Each publication says its channel, its number and a text that follows from both, so a wrong value cannot pass. At the end everybody leaves, and the
-edge must be as it was: no connection, channel, task or file descriptor more. Memory is printed on the way; exit status 1 where anything is wrong.
+Each publication says its channel, its number and a text that follows from both, so a wrong value cannot pass. At the end everybody
+leaves, and the edge must be as it was: no connection, channel, task or file descriptor more. Memory is printed on the way; exit status 1
+where anything is wrong.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -40,6 +42,8 @@ RATE = 20
 """Publications a second and channel."""
 CLIENTS = 90
 STOPPED = 5
+_MODES: tuple[Literal["queue", "conflate", "ack"], ...] = ("queue", "conflate", "ack")
+_FORMATS: tuple[Literal["json", "msgpack"], ...] = ("json", "msgpack")
 LIFE_S = 20.0
 """How long a client stays, on average."""
 
@@ -122,22 +126,25 @@ class Watch:
 
 async def live(url: str, watch: Watch, chance: random.Random, number: int, until: float) -> None:
     """One client: comes, stays for a while, goes, comes back with its position."""
-    mode = ("queue", "conflate", "ack")[number % 3]
-    format_, delta = chance.choice(["json", "msgpack"]), chance.choice([(), ("vcdiff",), ("json-patch",)])
+    mode = _MODES[number % 3]
+    format_, delta = chance.choice(_FORMATS), chance.choice([(), ("vcdiff",), ("json-patch",)])
     slow_s = 0.3 if mode != "queue" and number % 5 == 0 else 0.0
     channel, last = chance.choice(CHANNELS), None
     while time.monotonic() < until:
         life = min(until, time.monotonic() + chance.expovariate(1 / LIFE_S))
         with contextlib.suppress(ClientError, TimeoutError):
-            async with asyncio.timeout(max(0.1, life - time.monotonic())), Client(url, format=format_, delta=delta) as client:
-                async with contextlib.aclosing(client.subscribe(channel, mode=mode, position=last)) as subscription:
-                    async for publication in subscription:
-                        watch.check(publication, mode, last)
-                        last = publication.position
-                        if mode == "ack":
-                            await subscription.ack(publication)
-                        if slow_s:
-                            await asyncio.sleep(slow_s)
+            async with (
+                asyncio.timeout(max(0.1, life - time.monotonic())),
+                Client(url, format=format_, delta=delta) as client,
+                client.subscribe(channel, mode=mode, position=last) as subscription,
+            ):
+                async for publication in subscription:
+                    watch.check(publication, mode, last)
+                    last = publication.position
+                    if mode == "ack":
+                        await subscription.ack(publication)
+                    if slow_s:
+                        await asyncio.sleep(slow_s)
         if chance.random() < 0.3:
             channel, last = chance.choice(CHANNELS), None
         await asyncio.sleep(chance.random())

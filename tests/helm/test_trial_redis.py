@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -78,8 +79,12 @@ def test_bridge_and_edge_need_no_more_than_their_users_may(trial: TrialRedis, tm
 
         def is_well() -> bool:
             publisher.beat()
-            with urllib.request.urlopen(f"http://127.0.0.1:{internal}/health/ready", timeout=5) as answer:
-                return bool(json.load(answer)["status"] == "ok")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{internal}/health/ready", timeout=5) as answer:
+                    return bool(json.load(answer)["status"] == "ok")
+            except urllib.error.HTTPError as not_yet:
+                not_yet.close()
+                return False
 
         wait_until(is_well, what="the edge being well", ignore=(OSError,), state=edge.tail)
         with open_websocket(f"ws://127.0.0.1:{public}/v1/ws?channels=bus:1,bus:2", proxy=None) as client:
