@@ -1,7 +1,7 @@
 """What ten times as much costs: clients, channels, payload size, publication rate, each grown alone.
 
-The edge's CPU a second of load, at 1, 10 and (where it fits) 100 times; the last column is how many times the cost grew for each ten times of the load, and
-10 is linear. Less is better: what is joined is paid for once.
+The edge's CPU a second of load, at 1, 10 and (where it fits) 100 times; the last column is how many times the cost grew for each ten
+times of the load, and 10 is linear. Less is better: what is joined is paid for once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,20 @@ def main() -> None:
         for (load, cost), times in zip(costs, growth, strict=True):
             what, clients, channels, characters, rate, count = load
             deliveries = clients * rate * count
-            rows.append((what, clients, channels, characters, rate, deliveries, f"{cost * 1e3:.1f}", f"{cost / deliveries * 1e6:.1f}", times, BAR if times else ""))
+            rows.append(
+                (
+                    what,
+                    clients,
+                    channels,
+                    characters,
+                    rate,
+                    deliveries,
+                    f"{cost * 1e3:.1f}",
+                    f"{cost / deliveries * 1e6:.1f}",
+                    times,
+                    BAR if times else "",
+                )
+            )
     report("growth", "What ten times as much costs the edge", COLUMNS, rows)
 
 

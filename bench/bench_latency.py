@@ -1,9 +1,9 @@
 """Latency at a tenth of capacity, beside the least that a program on asyncio can do with the same Redis.
 
-1,000 clients on 100 channels, one publication on one channel at a time, so many a second that an edge is busy for about a tenth of its time. The time runs
-from before the push to the client's read. The peer (bench/echo_peer.py) takes each publication from a subscription of redis.asyncio and writes it to
-the sockets of its channel: no history, no recovery, no deltas, no limits. The two take turns; publishing is the publish script for ours, a
-plain PUBLISH for the peer.
+1,000 clients on 100 channels, one publication on one channel at a time, so many a second that an edge is busy for about a tenth of its
+time. The time runs from before the push to the client's read. The peer (bench/echo_peer.py) takes each publication from a subscription of
+redis.asyncio and writes it to the sockets of its channel: no history, no recovery, no deltas, no limits. The two take turns; publishing
+is the publish script for ours, a plain PUBLISH for the peer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def main() -> None:
     for what, runs in seen.items():
         p50, p99, longest, busy = (median([run[key] for run in runs]) for key in ("p50_us", "p99_us", "max_us", "busy"))
         rows.append((what, f"{p50:.0f}", f"{p99:.0f}", f"{longest:.0f}", f"{busy:.0%}"))
-    report("latency", f"Publish to receive, {CLIENTS} clients on {CHANNELS} channels, {RATE} publications a second", COLUMNS, rows, runs=seen)
+    report(
+        "latency", f"Publish to receive, {CLIENTS} clients on {CHANNELS} channels, {RATE} publications a second", COLUMNS, rows, runs=seen
+    )
 
 
 def start_peer(folder: Path, redis_port: int) -> tuple[Process, int]:

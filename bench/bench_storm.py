@@ -20,7 +20,21 @@ INTERVAL_S = 0.5
 BACK_STALL_MS = 100
 DROP_STALL_MS = 50
 AWAY_S = 1.0
-COLUMNS = ("what", "s", "edge us a client", "Redis reads", "lost", "twice", "not recovered", "refused", "loop stall ms", "of it CPU", "ping ms", "GC ms", "bar: reads, stall")
+COLUMNS = (
+    "what",
+    "s",
+    "edge us a client",
+    "Redis reads",
+    "lost",
+    "twice",
+    "not recovered",
+    "refused",
+    "loop stall ms",
+    "of it CPU",
+    "ping ms",
+    "GC ms",
+    "bar: reads, stall",
+)
 
 
 def main() -> None:
@@ -46,7 +60,13 @@ def main() -> None:
         caught_up = clients.ask("reach", publisher.passes + 1, 20)[0]
         seen = clients.stats()
     assert caught_up == CLIENTS, f"{caught_up} of {CLIENTS} clients caught up: {seen}"
-    report("storm", f"{CLIENTS} clients on {CHANNELS} channels, {CHANNELS / INTERVAL_S:.0f} publications a second", COLUMNS, rows, caught_up=caught_up)
+    report(
+        "storm",
+        f"{CLIENTS} clients on {CHANNELS} channels, {CHANNELS / INTERVAL_S:.0f} publications a second",
+        COLUMNS,
+        rows,
+        caught_up=caught_up,
+    )
 
 
 def at_peace(edge: Edge, pinger: Pinger, clients: Clients) -> tuple[object, ...]:

@@ -195,9 +195,22 @@ class Clients:
 class Edge:
     """One edge process under test. A publisher must have opened the bus before."""
 
-    def __init__(self, redis: RedisServer, log: Path, *options: object, probed: bool = False, limits: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, redis: RedisServer, log: Path, *options: object, probed: bool = False, limits: dict[str, object] | None = None
+    ) -> None:
         self.port, self._internal_port = free_port(), free_port()
-        arguments = ["run", "--bus", redis.url, "--port", self.port, "--internal-port", self._internal_port, "--log-level", "warning", *options]
+        arguments = [
+            "run",
+            "--bus",
+            redis.url,
+            "--port",
+            self.port,
+            "--internal-port",
+            self._internal_port,
+            "--log-level",
+            "warning",
+            *options,
+        ]
         if "--ping-interval-s" not in options:
             arguments += ["--ping-interval-s", EVER_S]
         plain = project_command("edge", *map(str, arguments))
