@@ -1,7 +1,7 @@
 """Many channels: 100,000 on one edge with 2 sessions each, and 10,000 on one session; subscribe, deliver, unsubscribe, memory.
 
-Each step is measured at a tenth of it, too: what is linear costs as much for each channel. 20 sessions hold 10,000 channels each, and every channel is in
-two sessions. Commands are not limited in rate here.
+Each step is measured at a tenth of it, too: what is linear costs as much for each channel. 20 sessions hold 10,000 channels each, and
+every channel is in two sessions. Commands are not limited in rate here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What ten times as much costs: clients, channels, payload size, publication rate, each grown alone.
 
-The edge's CPU a second of load, at 1, 10 and (where it fits) 100 times; the last column is how many times the cost grew for each ten times of the load, and
-10 is linear. Less is better: what is joined is paid for once.
+The edge's CPU a second of load, at 1, 10 and (where it fits) 100 times; the last column is how many times the cost grew for each ten
+times of the load, and 10 is linear. Less is better: what is joined is paid for once.
 """
 
 from __future__ import annotations

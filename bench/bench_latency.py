@@ -1,9 +1,9 @@
 """Latency at a tenth of capacity, beside the least that a program on asyncio can do with the same Redis.
 
-1,000 clients on 100 channels, one publication on one channel at a time, so many a second that an edge is busy for about a tenth of its time. The time runs
-from before the push to the client's read. The peer (bench/echo_peer.py) takes each publication from a subscription of redis.asyncio and writes it to
-the sockets of its channel: no history, no recovery, no deltas, no limits. The two take turns; publishing is the publish script for ours, a
-plain PUBLISH for the peer.
+1,000 clients on 100 channels, one publication on one channel at a time, so many a second that an edge is busy for about a tenth of its
+time. The time runs from before the push to the client's read. The peer (bench/echo_peer.py) takes each publication from a subscription of
+redis.asyncio and writes it to the sockets of its channel: no history, no recovery, no deltas, no limits. The two take turns; publishing
+is the publish script for ours, a plain PUBLISH for the peer.
 """
 
 from __future__ import annotations

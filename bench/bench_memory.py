@@ -1,6 +1,7 @@
 """Memory and idle cost: resident memory of the edge for each of 10,000 subscribed clients, and its CPU while they only answer pings.
 
-The clients sit on 100 channels whose newest value they got. One tenth of them is measured first, so that what the process needs once is seen.
+The clients sit on 100 channels whose newest value they got. One tenth of them is measured first, so that what the process needs once is
+seen.
 """
 
 from __future__ import annotations

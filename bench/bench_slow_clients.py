@@ -1,8 +1,8 @@
 """Slow clients cost only themselves: the others' latency with and without 1 client in 100 that has stopped reading.
 
 990 clients on 10 channels, 20 publications a second on each, of 4 KB; and 10 clients that have all of the channels, so that enough comes
-together for their outboxes to overflow behind what the kernel takes. In one run these read, in the other they don't; the two take turns, in pairs; the bar is
-on the median of the pairs' ratios. The peak of the edge's memory is told beside what the outboxes may hold.
+together for their outboxes to overflow behind what the kernel takes. In one run these read, in the other they don't; the two take turns,
+in pairs; the bar is on the median of the pairs' ratios. The peak of the edge's memory is told beside what the outboxes may hold.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
             runs = {are_stopped: one_run(edge, publisher, clients, are_stopped=are_stopped) for are_stopped in order}
             pairs.append((runs[False], runs[True]))
         slow = edge.metric("distributary_edge_slow_consumers") - before
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for name, unit, key, bar in (("p50", "ms", "p50_us", ""), ("p99", "ms", "p99_us", "1.2"), ("longest", "ms", "max_us", "")):
         without, others = (median([pair[which][key] / 1e3 for pair in pairs]) for which in (0, 1))
         ratio = median([pair[1][key] / pair[0][key] for pair in pairs])

@@ -32,7 +32,7 @@ async def main() -> None:
         await reader.read()
 
     subscription = redis.asyncio.Redis(port=redis_port).pubsub()
-    await subscription.psubscribe(f"{prefix}*")  # type: ignore[no-untyped-call]
+    await subscription.psubscribe(f"{prefix}*")
     server = await asyncio.start_server(serve, "127.0.0.1", port, backlog=4096)
     async with server:
         async for message in subscription.listen():

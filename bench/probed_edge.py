@@ -2,9 +2,9 @@
 
 usage: python -m bench.probed_edge run ...
 
-A timer is due every 2 ms. How much later it runs is how long the loop did something else, or had no processor. On SIGUSR1 the process prints
-one line, "stall {...}", of what was seen since the last one, and begins anew: the longest stall, the processor time of the process in it, how
-many were longer than 10 and 50 ms, and the longest garbage collection.
+A timer is due every 2 ms. How much later it runs is how long the loop did something else, or had no processor. On SIGUSR1 the process
+prints one line, "stall {...}", of what was seen since the last one, and begins anew: the longest stall, the processor time of the process
+in it, how many were longer than 10 and 50 ms, and the longest garbage collection.
 
 BENCH_LIMITS, a JSON object, replaces defaults of `edge.core.limits.Limits` that have no option.
 """

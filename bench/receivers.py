@@ -2,8 +2,9 @@
 
 usage: python -m bench.receivers PORT CONNECTIONS PATH [FIRST]
 
-Connects, sends a WebSocket handshake for PATH on each connection (`*` in it becomes the number of the connection, from FIRST, in 6 digits; a server that
-knows none may ignore it), prints "ready", then for each line "BYTES TIMEOUT_S" on standard input reads until so many bytes came on all connections together, and prints how many came.
+Connects, sends a WebSocket handshake for PATH on each connection (`*` in it becomes the number of the connection, from FIRST, in 6
+digits; a server that knows none may ignore it), prints "ready", then for each line "BYTES TIMEOUT_S" on standard input reads until so
+many bytes came on all connections together, and prints how many came.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 MOST_AT_ONCE = 262_144
 
@@ -46,7 +47,9 @@ def main() -> None:
         print(receive(epoll, receivers, buffer, int(wanted), float(timeout_s)), flush=True)
 
 
-def receive(epoll: select.epoll, receivers: dict[int, Callable[[bytearray], int]], buffer: bytearray, wanted: int, timeout_s: float) -> int:
+def receive(
+    epoll: select.epoll, receivers: Mapping[int, Callable[[bytearray], int]], buffer: bytearray, wanted: int, timeout_s: float
+) -> int:
     """Read until `wanted` bytes came or the time is over."""
     got = 0
     deadline = time.monotonic() + timeout_s
