@@ -1,7 +1,7 @@
 """The bus: Redis' CPU a publication, by how many edges are subscribed to its channel; what sizing needs to know.
 
-The publications are pushed as a bridge does it, 100 in a batch on 100 channels of 16 shards, 113 bytes and 1 KB of payload. An edge is a connection
-that is subscribed to every channel and reads.
+The publications are pushed as a bridge does it, 100 in a batch on 100 channels of 16 shards, with 113 bytes and with 1 KB of payload.
+An edge is a connection that is subscribed to every channel and reads.
 """
 
 from __future__ import annotations
