@@ -9,6 +9,7 @@ records were never committed, and whoever gets their partitions reads them again
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -181,10 +182,18 @@ class Pipeline:
                 break
             self._time.sleep(wait_s)
         self._commit(wait=True)
-        self._chain.forget({self._records.source_id(partition) for partition in partitions})
+        self._chain.forget(self._sources(partitions))
         self._forget(partitions)
         self._chain.distrust()
         self._log.info("partitions revoked", partitions=_names(partitions))
+
+    def _sources(self, partitions: Sequence[Partition]) -> set[bytes]:
+        """The source ids of these partitions, but for those of topics that are not identified: nothing was made of their records."""
+        found = set()
+        for partition in partitions:
+            with contextlib.suppress(KeyError):
+                found.add(self._records.source_id(partition))
+        return found
 
     def on_lost(self, partitions: Sequence[Partition]) -> None:
         """See `bridge.ports.Listener`."""

@@ -191,7 +191,8 @@ def test_sigterm_commits_and_ends_well(kafka: KafkaCluster, topic: str, start_br
     feed.produce(3)
     bridge = start_bridge(redis_server, "--commit-interval-s", "300")
     wait_for_feed(feed, redis_server, bridge)
-    assert wait_for_status(bridge, "ready")["lag"] == 0
+    wait_for_status(bridge, "ready")
+    wait_until(lambda: health(bridge)["lag"] == 0, what="no lag, which is looked at every second")
     assert bridge.terminate() == 0
     assert kafka.committed(f"group-{topic}", topic) == 3
     assert "Traceback" not in bridge.output()
