@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from bridge.core.backoff import Backoff
-from bridge.core.chain import NO_TIME, DeltaChain
+from bridge.core.chain import DeltaChain
 from bridge.core.checkpoint import Checkpoint
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.flow import Hold
@@ -25,6 +25,7 @@ from bridge.core.routing import Routed, Router
 from bridge.core.tally import Tally
 from bridge.ports import Bus, Records
 from shared.bus.push import Outcome, Push, Pushed, Source
+from shared.envelope import NO_TIME
 from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
 from shared.telemetry import Log, Throttle
 

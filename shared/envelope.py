@@ -6,17 +6,16 @@ The publish script writes the first `PREFIX_BYTES` (it alone knows epoch and off
 from __future__ import annotations
 
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 
 import msgspec
 
 from shared.errors import EnvelopeError
-from shared.publication import EPOCH_BYTES, HASH_BYTES, ContentType, DeltaFormat, Kind
+from shared.publication import HASH_BYTES, ContentType, DeltaFormat, Kind
 
 VERSION = 1
 PREFIX_BYTES = 29
 NO_TIME = -1
-MAX_KEY_BYTES = 65_535
 
 _HEADER = struct.Struct(">B12sQQBq8s")
 _REST = struct.Struct(">Bq8s")
@@ -119,15 +118,6 @@ def decode(data: bytes) -> Envelope:
 def epoch_to_text(epoch: bytes) -> str:
     """The form of an epoch that clients see: 16 characters, base64url."""
     return urlsafe_b64encode(epoch).decode("ascii")
-
-
-def epoch_from_text(text: str) -> bytes | None:
-    """The bytes of an epoch that a client sent, or None if it cannot be one."""
-    try:
-        epoch = urlsafe_b64decode(text)
-    except ValueError:
-        return None
-    return epoch if len(epoch) == EPOCH_BYTES else None
 
 
 def _read_key(data: bytes, at: int) -> tuple[bytes, int]:

@@ -17,7 +17,6 @@ from shared.publication import DeltaFormat, Kind, payload_hash
 
 ENTRY_OVERHEAD_BYTES = 600
 """What an entry takes beside its payload and name: measured with tracemalloc, rounded up."""
-NO_TIME = -1
 _NO_END_MS = 3_155_760_000_000
 """A hundred years: what the bus is told where a route bounds nothing."""
 _MOST_TRUSTED_MS = 300_000

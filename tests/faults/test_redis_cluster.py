@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -21,10 +22,12 @@ from tests.rig.kafka_server import KafkaCluster
 from tests.rig.redis_cluster import RedisCluster
 from tests.rig.redis_server import RedisServer
 from tests.rig.stack import Stack
-from tests.rig.wait import wait_until
+from tests.rig.wait import wait_until, wait_until_async
 
 ROUNDS = max(1, int(os.environ.get("FAULT_ROUNDS", "8")) // 4)
 LAYOUT = BusLayout()
+MOST_AHEAD = 5
+"""Snapshots under way to a client that keeps up."""
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
@@ -100,8 +103,14 @@ class Load:
                     assert follower.values(channel) == expected[-len(follower.got[channel]) :]
 
     async def _produce(self) -> None:
+        """As fast as every client keeps up with some channel: one that cannot is closed as a slow consumer, which is not what is tested."""
         while True:
             await asyncio.to_thread(lambda: self._kafka.produce(self._topic, self.fleet.snapshots(1)))
+            for follower in self.followers:
+                await wait_until_async(partial(self._keeps_up, follower), what=f"{follower} to keep up", timeout_s=90)
+
+    def _keeps_up(self, follower: Follower) -> bool:
+        return any(follower.newest(channel) in self.fleet.expected[channel][-MOST_AHEAD:] for channel in self.channels)
 
 
 def on(shards: set[int]) -> Callable[[str], bool]:
