@@ -23,9 +23,14 @@ _KEY_LENGTH = struct.Struct(">H")
 _HAS_KEY = 0x40
 _RESERVED = 0x80
 
-_KINDS = {int(kind): kind for kind in Kind}
-_DELTAS = {int(delta): delta for delta in DeltaFormat}
-_CONTENT_TYPES = {int(content_type): content_type for content_type in ContentType}
+_WORD_BITS = 0x3F
+_WORDS = {
+    delta | kind << 2 | content_type << 4: (delta, kind, content_type)
+    for delta in DeltaFormat
+    for kind in Kind
+    for content_type in ContentType
+}
+"""What the low six bits of the flags say."""
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +99,7 @@ def decode(data: bytes) -> Envelope:
         msg = f"envelope version {version} is not {VERSION}: update whichever of bridge and edge is older"
         raise EnvelopeError(msg)
     try:
-        delta, kind, content_type = _DELTAS[flags & 3], _KINDS[flags >> 2 & 3], _CONTENT_TYPES[flags >> 4 & 3]
+        delta, kind, content_type = _WORDS[flags & _WORD_BITS]
     except KeyError:
         msg = f"envelope has unknown flags 0x{flags:02x}"
         raise EnvelopeError(msg) from None
