@@ -21,12 +21,13 @@ from bridge.core.checkpoint import Checkpoint
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.flow import Hold
 from bridge.core.record import Partition, Record
+from bridge.core.reload import Change
 from bridge.core.routing import Routed, Router
 from bridge.core.tally import Tally
-from bridge.ports import Bus, Records
+from bridge.ports import Bus, NewRules, Records
 from shared.bus.push import Outcome, Push, Pushed, Source
 from shared.envelope import NO_TIME
-from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
+from shared.errors import BusError, BusLayoutError, BusUnavailableError, ConfigurationError, IncarnationError
 from shared.telemetry import Log, Throttle
 
 T = TypeVar("T")
@@ -91,6 +92,7 @@ class Pipeline:
         time: Time,
         stop: Callable[[], bool],
         settings: PipelineSettings | None = None,
+        new_rules: NewRules | None = None,
     ) -> None:
         self.tally = Tally()
         self.bus_away_since: float | None = None
@@ -113,6 +115,9 @@ class Pipeline:
         self._flight = _Flight()
         self._backlog: list[Record] = []
         """Records that came while the bus was away: consumed, nothing made of them yet."""
+        self._new_rules = new_rules
+        self._halted_at: dict[Partition, int] = {}
+        """The kafka offsets of the records that halted partitions."""
         self._gone: set[Partition] = set()
         """Partitions that were taken from us while the present batch is processed; what is left of them in it is not ours."""
         self._to_reopen: set[int] = set()
@@ -147,6 +152,7 @@ class Pipeline:
     def step(self) -> None:
         """One turn of the loop."""
         self._tick()
+        self._take_new_rules()
         records, self._backlog = self._backlog, []
         if not records:
             records = self._records.consume(self._batch_records(), self._settings.poll_s)
@@ -208,6 +214,38 @@ class Pipeline:
         """See `bridge.ports.Listener`."""
         self.tally.commit_failures += 1
         self._checkpoint.commit_failed(partitions)
+
+    # When the rules change. Called between two batches, when nothing is in flight.
+
+    def _take_new_rules(self) -> None:
+        change = self._new_rules.take() if self._new_rules is not None else None
+        if change is None or self._new_rules is None:
+            return
+        # What was finished under the old rules must not come back under the new ones, should this process be killed.
+        self._commit(wait=True)
+        try:
+            router = Router(change.rules)
+            self._records.subscribe(change.rules.topics)
+        except ConfigurationError as error:
+            self._new_rules.refuse(error.problems)
+            return
+        self._router = router
+        self._chain.keep(change.kept)
+        self._chain.distrust()  # Other members of the group may still publish by the old rules, or by the new ones already.
+        self._backlog = [record for record in self._backlog if router.routes_of(record.topic)]
+        self._try_halted_again(change)
+        self._new_rules.accept(change)
+
+    def _try_halted_again(self, change: Change) -> None:
+        """A partition that was halted under the old rules goes on with the record that halted it."""
+        halted, self._halted_at = self._halted_at, {}
+        self.halted.clear()
+        if not halted:
+            return
+        self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in halted]
+        self._records.release(halted, Hold.HALTED)
+        self._records.rewind(halted)
+        self._log.info("halted partitions are tried again", partitions=_names(list(halted)), rules_changed=not change.is_empty)
 
     # From records to pushes.
 
@@ -278,8 +316,11 @@ class Pipeline:
         if partition in self.halted:
             return
         self.halted[partition] = message
+        self._halted_at[partition] = record.offset
         self._records.hold([partition], Hold.HALTED)
-        self._log.error("partition halted: correct the rules or the record, then restart", record=record.where, problem=message)
+        self._log.error(
+            "partition halted: correct the rules (or skip the record), then reload them or restart", record=record.where, problem=message
+        )
 
     def _count(self, record: Record) -> None:
         size = len(record.value or b"")
@@ -458,6 +499,7 @@ class Pipeline:
         self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in gone]
         for partition in gone:
             self.halted.pop(partition, None)
+            self._halted_at.pop(partition, None)
 
     def _report(self) -> None:
         self._next_report = self._time.now() + self._settings.report_interval_s

@@ -15,6 +15,8 @@ class Hold(StrEnum):
     """The bus takes nothing: Kafka keeps the records."""
     HALTED = "halted"
     """A record that a route cannot handle, and the route says `on_error: halt`."""
+    UNSUBSCRIBED = "unsubscribed"
+    """The rules read its topic no more, and Kafka has not taken it away yet."""
     UNIDENTIFIED = "unidentified"
     """Its topic's id is not known yet, and without it a record processed again would be published again."""
 
