@@ -18,6 +18,7 @@ import msgspec
 from bridge.core.backoff import Backoff
 from bridge.core.chain import DeltaChain
 from bridge.core.checkpoint import Checkpoint
+from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.flow import Hold
 from bridge.core.record import Partition, Record
@@ -52,6 +53,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     """For what was begun when partitions are revoked."""
     stop_timeout_s: float = 10.0
     """For what was begun when the process is told to stop."""
+    schema_retry_s: float = 0.25
+    """Between two attempts to read records whose schema could not be had; how often the registry is asked is its client's business."""
     first_backoff_s: float = 0.1
     most_backoff_s: float = 2.0
 
@@ -118,6 +121,9 @@ class Pipeline:
         self._new_rules = new_rules
         self._halted_at: dict[Partition, int] = {}
         """The kafka offsets of the records that halted partitions."""
+        self._unreadable: dict[Partition, list[Record]] = {}
+        """Records that wait for a schema, and those behind them. Nothing was made of them yet; their partitions are held."""
+        self._next_reading = 0.0
         self._gone: set[Partition] = set()
         """Partitions that were taken from us while the present batch is processed; what is left of them in it is not ours."""
         self._to_reopen: set[int] = set()
@@ -158,6 +164,8 @@ class Pipeline:
             records = self._records.consume(self._batch_records(), self._settings.poll_s)
         if records:
             self._process(records)
+        if self._unreadable and self._time.now() >= self._next_reading:
+            self._read_again()
         now = self._time.now()
         if now >= self._next_commit:
             self._commit()
@@ -225,6 +233,7 @@ class Pipeline:
         self._commit(wait=True)
         try:
             router = Router(change.rules)
+            self._put_back(router)
             self._records.subscribe(change.rules.topics)
         except ConfigurationError as error:
             self._new_rules.refuse(error.problems)
@@ -232,9 +241,22 @@ class Pipeline:
         self._router = router
         self._chain.keep(change.kept)
         self._chain.distrust()  # Other members of the group may still publish by the old rules, or by the new ones already.
-        self._backlog = [record for record in self._backlog if router.routes_of(record.topic)]
         self._try_halted_again(change)
         self._new_rules.accept(change)
+
+    def _put_back(self, router: Router) -> None:
+        """What was read ahead of topics that have no route any more: whoever reads them next gets it."""
+        waiting = [*self._backlog, *(record for records in self._unreadable.values() for record in records)]
+        first: dict[Partition, int] = {}
+        for record in waiting:
+            if not router.routes_of(record.topic):
+                partition = record.topic, record.partition
+                first[partition] = min(record.offset, first.get(partition, record.offset))
+        if first:
+            self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in first]
+            self._unreadable = {partition: records for partition, records in self._unreadable.items() if partition not in first}
+            self._records.release(first, Hold.SCHEMA_AWAY)
+            self._records.rewind(first)
 
     def _try_halted_again(self, change: Change) -> None:
         """A partition that was halted under the old rules goes on with the record that halted it."""
@@ -257,9 +279,16 @@ class Pipeline:
             partition = record.topic, record.partition
             if partition in self.halted or partition in self._gone:
                 continue
+            if partition in self._unreadable:
+                self._unreadable[partition].append(record)
+                continue
+            try:
+                routed = self._route(record)
+            except SchemaUnavailableError as error:
+                self._put_off(record, error)
+                continue
             self._checkpoint.track(partition, record.offset)
             self._count(record)
-            routed = self._route(record)
             if partition in self.halted:
                 continue
             if not self._prepare(record, routed.drafts):
@@ -272,6 +301,8 @@ class Pipeline:
     def _route(self, record: Record) -> Routed:
         try:
             routed = self._router.route(record)
+        except SchemaUnavailableError:
+            raise
         except Exception as error:  # noqa: BLE001  (a fault of ours must not lose a record: its partition stops, visibly)
             self._log.exception("routing failed", record=record.where)
             self._halt(record, f"routing failed: {error!r}")
@@ -281,6 +312,22 @@ class Pipeline:
         for problem in routed.problems:
             self._tell(record, problem)
         return routed
+
+    # When a schema cannot be had: its partition waits, and the others go on.
+
+    def _put_off(self, record: Record, error: SchemaUnavailableError) -> None:
+        partition = record.topic, record.partition
+        self._unreadable[partition] = [record]
+        self._records.hold([partition], Hold.SCHEMA_AWAY)
+        self._next_reading = self._time.now() + self._settings.schema_retry_s
+        if (silenced := self._throttle.admit("schema")) is not None:
+            self._log.warning("records wait for a schema", record=record.where, reason=str(error), not_shown=silenced)
+
+    def _read_again(self) -> None:
+        """Try the records that waited for schemas, and let those partitions flow that need not wait any more."""
+        waiting, self._unreadable = self._unreadable, {}
+        self._process([record for records in waiting.values() for record in records])
+        self._records.release([partition for partition in waiting if partition not in self._unreadable], Hold.SCHEMA_AWAY)
 
     def _prepare(self, record: Record, drafts: Iterable[Draft]) -> bool:
         """Put the pushes of a record into flight; deliver whenever that is full. False where a delivery was given up."""
@@ -500,6 +547,7 @@ class Pipeline:
         for partition in gone:
             self.halted.pop(partition, None)
             self._halted_at.pop(partition, None)
+            self._unreadable.pop(partition, None)
 
     def _report(self) -> None:
         self._next_report = self._time.now() + self._settings.report_interval_s

@@ -17,6 +17,8 @@ class Hold(StrEnum):
     """A record that a route cannot handle, and the route says `on_error: halt`."""
     UNSUBSCRIBED = "unsubscribed"
     """The rules read its topic no more, and Kafka has not taken it away yet."""
+    SCHEMA_AWAY = "schema-away"
+    """A record waits for its schema: the schema registry is away."""
     UNIDENTIFIED = "unidentified"
     """Its topic's id is not known yet, and without it a record processed again would be published again."""
 

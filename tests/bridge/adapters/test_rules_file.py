@@ -141,10 +141,10 @@ def test_a_file_that_is_gone_keeps_the_rules(tmp_path: Path, now: Now):
     file = loaded(path, now)
     path.unlink()
     look(file)
-    assert file.state.problems == ()
+    assert not file.state.problems
     file.ask()
     file.look()
-    assert "cannot be read" in file.state.problems[0]
+    assert "cannot be read" in "".join(file.state.problems)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         RulesFile(path, wall_clock=now).load()
 
