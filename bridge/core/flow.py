@@ -15,6 +15,8 @@ class Hold(StrEnum):
     """The bus takes nothing: Kafka keeps the records."""
     HALTED = "halted"
     """A record that a route cannot handle, and the route says `on_error: halt`."""
+    UNSUBSCRIBED = "unsubscribed"
+    """The rules read its topic no more, and Kafka has not taken it away yet."""
     SCHEMA_AWAY = "schema-away"
     """A record waits for its schema: the schema registry is away."""
     UNIDENTIFIED = "unidentified"
