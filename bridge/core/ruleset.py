@@ -8,6 +8,7 @@ import msgspec
 
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression
+from bridge.core.letter import DeadLetterTopic
 from bridge.core.template import Template
 from shared.publication import ContentType
 
@@ -28,6 +29,8 @@ class Source(msgspec.Struct, frozen=True):
     topic_pattern: str | None
     """Begins with `^`, as librdkafka wants it, and is not anchored at its end unless it says so."""
     format: Format
+    dead_letters: DeadLetterTopic = DeadLetterTopic()
+    """Where records go that a route with `on_error: dead-letter` cannot handle."""
 
 
 class Projection(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
 from bridge.core.chain import DeltaChain
 from bridge.core.flow import Hold
+from bridge.core.letter import Replay
 from bridge.core.record import Partition, Record
 from bridge.core.routing import Routed, Router
 from bridge.pipeline import Pipeline, PipelineSettings, Time
@@ -530,10 +531,10 @@ class TestProblems:
 
     def test_a_fault_in_routing_halts_instead_of_losing(self):
         class Faulty(Router):
-            def route(self, record: Record) -> Routed:
+            def route(self, record: Record, replay: Replay | None = None) -> Routed:
                 if record.partition == 0:
                     raise ZeroDivisionError
-                return super().route(record)
+                return super().route(record, replay)
 
         world = World(partitions=[P, Q])
         world.topics.produce("vehicles", b"[]")
