@@ -18,6 +18,7 @@ import msgspec
 from bridge.core.backoff import Backoff
 from bridge.core.chain import DeltaChain
 from bridge.core.checkpoint import Checkpoint
+from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.flow import Hold
 from bridge.core.letter import Replay, replay_of
@@ -53,6 +54,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     """For what was begun when partitions are revoked."""
     stop_timeout_s: float = 10.0
     """For what was begun when the process is told to stop."""
+    schema_retry_s: float = 0.25
+    """Between two attempts to read records whose schema could not be had; how often the registry is asked is its client's business."""
     first_backoff_s: float = 0.1
     most_backoff_s: float = 2.0
 
@@ -124,6 +127,9 @@ class Pipeline:
         """Partitions whose dead letters must be written before more of their records are looked at."""
         self._parked: list[Record] = []
         """Records of such partitions that had been consumed already."""
+        self._unreadable: dict[Partition, list[Record]] = {}
+        """Records that wait for a schema, and those behind them. Nothing was made of them yet; their partitions are held."""
+        self._next_reading = 0.0
         self._gone: set[Partition] = set()
         """Partitions that were taken from us while the present batch is processed; what is left of them in it is not ours."""
         self._to_reopen: set[int] = set()
@@ -164,6 +170,8 @@ class Pipeline:
             records = self._records.consume(self._batch_records(), self._settings.poll_s)
         if records:
             self._process(records)
+        if self._unreadable and self._time.now() >= self._next_reading:
+            self._read_again()
         now = self._time.now()
         if now >= self._next_commit:
             self._commit()
@@ -232,12 +240,15 @@ class Pipeline:
             partition = record.topic, record.partition
             if partition in self.halted or partition in self._gone:
                 continue
-            if partition in self._blocked:
-                self._parked.append(record)
+            if (self._unreadable or self._blocked) and self._must_wait(record):
+                continue
+            try:
+                routed = self._route(record)
+            except SchemaUnavailableError as error:
+                self._put_off(record, error)
                 continue
             self._checkpoint.track(partition, record.offset)
             self._count(record)
-            routed = self._route(record)
             if partition in self.halted:
                 continue
             if self.letters is not None and routed.problems:
@@ -249,6 +260,17 @@ class Pipeline:
                 return
         self._deliver()
 
+    def _must_wait(self, record: Record) -> bool:
+        """Whether records before this one wait for a schema or for dead letters; then it joins them."""
+        partition = record.topic, record.partition
+        if partition in self._unreadable:
+            self._unreadable[partition].append(record)
+        elif partition in self._blocked:
+            self._parked.append(record)
+        else:
+            return False
+        return True
+
     def _route(self, record: Record) -> Routed:
         try:
             replay = replay_of(record.headers) if record.headers else None
@@ -259,6 +281,8 @@ class Pipeline:
                 return Routed()
             else:
                 routed = self._router.route(record, replay)
+        except SchemaUnavailableError:
+            raise
         except Exception as error:  # noqa: BLE001  (a fault of ours must not lose a record: its partition stops, visibly)
             self._log.exception("routing failed", record=record.where)
             self._halt(record, f"routing failed: {error!r}")
@@ -268,6 +292,22 @@ class Pipeline:
         for problem in routed.problems:
             self._tell(record, problem)
         return routed
+
+    # When a schema cannot be had: its partition waits, and the others go on.
+
+    def _put_off(self, record: Record, error: SchemaUnavailableError) -> None:
+        partition = record.topic, record.partition
+        self._unreadable[partition] = [record]
+        self._records.hold([partition], Hold.SCHEMA_AWAY)
+        self._next_reading = self._time.now() + self._settings.schema_retry_s
+        if (silenced := self._throttle.admit("schema")) is not None:
+            self._log.warning("records wait for a schema", record=record.where, reason=str(error), not_shown=silenced)
+
+    def _read_again(self) -> None:
+        """Try the records that waited for schemas, and let those partitions flow that need not wait any more."""
+        waiting, self._unreadable = self._unreadable, {}
+        self._process([record for records in waiting.values() for record in records])
+        self._records.release([partition for partition in waiting if partition not in self._unreadable], Hold.SCHEMA_AWAY)
 
     def _prepare(self, record: Record, drafts: Iterable[Draft]) -> bool:
         """Put the pushes of a record into flight; deliver whenever that is full. False where a delivery was given up."""
@@ -560,6 +600,7 @@ class Pipeline:
             self.letters.forget(gone)
         for partition in gone:
             self.halted.pop(partition, None)
+            self._unreadable.pop(partition, None)
 
     def _report(self) -> None:
         self._next_report = self._time.now() + self._settings.report_interval_s

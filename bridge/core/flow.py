@@ -17,6 +17,8 @@ class Hold(StrEnum):
     """A record that a route cannot handle, and the route says `on_error: halt`."""
     DEAD_LETTERS = "dead-letters"
     """Dead letters of it are not acknowledged, and there is no room for more or their topic does not take them."""
+    SCHEMA_AWAY = "schema-away"
+    """A record waits for its schema: the schema registry is away."""
     UNIDENTIFIED = "unidentified"
     """Its topic's id is not known yet, and without it a record processed again would be published again."""
 

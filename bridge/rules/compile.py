@@ -8,9 +8,10 @@ from typing import Any
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression
 from bridge.core.letter import DeadLetterTopic
-from bridge.core.ruleset import CompiledRules, Format, Route, Source
+from bridge.core.ruleset import CompiledRules, Route, Source
 from bridge.core.scope import VALUE_ROOTS
 from bridge.core.template import Template
+from bridge.formats.plain import JSON, RAW, RAW_KEY, STRING
 from bridge.rules.check import Checker
 from bridge.rules.dead_letters import check_dead_letters, dead_letter_topic
 from bridge.rules.document import Path
@@ -18,6 +19,8 @@ from bridge.rules.model import MAX_ROUTES, MAX_SOURCES, DeadLettersModel, FileMo
 from shared.publication import KIND_NAMES, ContentType, DeltaFormat
 
 _DEFAULTS = ChannelSettings()
+_DECODERS = {decoder.format: decoder for decoder in (JSON, STRING, RAW)}
+_KEY_DECODERS = {"string": None, "json": JSON, "raw": RAW_KEY}
 
 
 def compile_rules(data: Any, checker: Checker) -> CompiledRules | None:
@@ -69,7 +72,8 @@ def _source(model: SourceModel, letters: DeadLetterTopic, path: Path, checker: C
             path, 'needs "topics" or "topic_pattern"' if model.topics is None else 'has "topics" and "topic_pattern"; it needs one of them'
         )
         return None
-    return Source(model.name, tuple(model.topics or ()), model.topic_pattern, model.format, letters)
+    decoders = _DECODERS[model.format], _KEY_DECODERS[model.key_format]
+    return Source(model.name, tuple(model.topics or ()), model.topic_pattern, *decoders, letters)
 
 
 def _routes(data: Any, sources: dict[str, Source | None], defaults: SettingsModel, checker: Checker) -> list[Route]:
@@ -142,9 +146,9 @@ def _settings(model: RouteModel, defaults: SettingsModel) -> ChannelSettings:
 def _check_fit(route: Route, model: RouteModel, path: Path, checker: Checker) -> None:
     if route.settings.delta is DeltaFormat.JSON_PATCH and route.content_type is not ContentType.JSON:
         where = (*path, "delta") if model.delta is not None else path
-        text = f"a JSON Patch needs JSON, and this route sends values of format {route.source.format.value} as they are"
+        text = f"a JSON Patch needs JSON, and this route sends values of format {route.source.decoder.format} as they are"
         checker.tell(where, f'{text}; use "vcdiff" or "none", or `project`')
-    if route.source.format is Format.RAW:
+    if not route.source.decoder.has_value:
         _check_raw(route, path, checker)
     if route.split is None:
         for where, expression in _placed_expressions(route, path):

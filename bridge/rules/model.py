@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from bridge.core.draft import OnError
 from bridge.core.expression import Expression, compile_expression
 from bridge.core.letter import TOPIC_PLACE
-from bridge.core.ruleset import Format, Projection
+from bridge.core.ruleset import Projection
 from bridge.core.template import Template, compile_template
 from bridge.rules.units import format_duration, format_size, parse_duration_ms, parse_size
 from shared.errors import ConfigurationError
@@ -242,7 +242,7 @@ _Topic = Annotated[str, BeforeValidator(_topic)]
 _Flag = Annotated[bool | None, BeforeValidator(_strict_bool)]
 _KINDS = {"stream": Kind.STREAM, "latest": Kind.LATEST}
 _DELTAS = {name: format_ for format_, name in DELTA_NAMES.items()}
-_FORMATS = {format_.value: format_ for format_ in Format}
+_FORMATS = {name: name for name in ("json", "string", "raw")}
 _ON_ERROR = {action.value: action for action in OnError}
 
 
@@ -298,7 +298,8 @@ class SourceModel(_Model):
     name: _Name
     topics: Annotated[list[_Topic] | None, BeforeValidator(_list_of_topics)] = None
     topic_pattern: Annotated[str | None, BeforeValidator(_topic_pattern)] = None
-    format: Annotated[Format, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = Format.JSON
+    format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = "json"
+    key_format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = "string"
     dead_letters: _DeadLetters = None
 
 

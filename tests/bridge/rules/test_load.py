@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.draft import ChannelSettings, OnError
-from bridge.core.ruleset import CompiledRules, Format
+from bridge.core.ruleset import CompiledRules
 from bridge.rules import document
 from bridge.rules.document import MAX_FILE_BYTES
 from bridge.rules.load import load_rules, parse_rules
@@ -55,8 +55,8 @@ def test_what_is_not_said_is_filled_in():
         history_age_ms=0,
         ttl_ms=86_400_000,
     )
-    assert (route.source.format, route.on_error, route.split, route.where, route.projection) == (
-        Format.JSON,
+    assert (route.source.decoder.format, route.on_error, route.split, route.where, route.projection) == (
+        "json",
         OnError.SKIP,
         None,
         None,
