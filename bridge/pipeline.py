@@ -23,13 +23,14 @@ from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.flow import Hold
 from bridge.core.letter import Replay, replay_of
 from bridge.core.record import Partition, Record
+from bridge.core.reload import Change
 from bridge.core.routing import Routed, Router
 from bridge.core.tally import Tally
 from bridge.dead_letters import DeadLetterQueue
-from bridge.ports import Bus, Records
+from bridge.ports import Bus, NewRules, Records
 from shared.bus.push import Outcome, Push, Pushed, Source
 from shared.envelope import NO_TIME
-from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
+from shared.errors import BusError, BusLayoutError, BusUnavailableError, ConfigurationError, IncarnationError
 from shared.telemetry import Log, Throttle
 
 T = TypeVar("T")
@@ -97,6 +98,7 @@ class Pipeline:
         stop: Callable[[], bool],
         settings: PipelineSettings | None = None,
         letters: DeadLetterQueue | None = None,
+        new_rules: NewRules | None = None,
     ) -> None:
         self.tally = Tally()
         self.letters = letters
@@ -127,6 +129,9 @@ class Pipeline:
         """Partitions whose dead letters must be written before more of their records are looked at."""
         self._parked: list[Record] = []
         """Records of such partitions that had been consumed already."""
+        self._new_rules = new_rules
+        self._halted_at: dict[Partition, int] = {}
+        """The kafka offsets of the records that halted partitions."""
         self._unreadable: dict[Partition, list[Record]] = {}
         """Records that wait for a schema, and those behind them. Nothing was made of them yet; their partitions are held."""
         self._next_reading = 0.0
@@ -164,6 +169,7 @@ class Pipeline:
     def step(self) -> None:
         """One turn of the loop."""
         self._tick()
+        self._take_new_rules()
         self._unblock()
         records, self._backlog = self._backlog, []
         if not records:
@@ -229,6 +235,62 @@ class Pipeline:
         """See `bridge.ports.Listener`."""
         self.tally.commit_failures += 1
         self._checkpoint.commit_failed(partitions)
+
+    # When the rules change. Called between two batches, when nothing is in flight.
+
+    def _take_new_rules(self) -> None:
+        change = self._new_rules.take() if self._new_rules is not None else None
+        if change is None or self._new_rules is None:
+            return
+        # What was finished under the old rules must not come back under the new ones, should this process be killed.
+        self._commit(wait=True)
+        try:
+            router = Router(change.rules)
+            self._put_back(router)
+            self._records.subscribe(change.rules.topics)
+        except ConfigurationError as error:
+            self._new_rules.refuse(error.problems)
+            return
+        self._router = router
+        self._chain.keep(change.kept)
+        self._chain.distrust()  # Other members of the group may still publish by the old rules, or by the new ones already.
+        self._try_halted_again(change)
+        self._new_rules.accept(change)
+
+    def _put_back(self, router: Router) -> None:
+        """What was read ahead of topics that have no route any more: whoever reads them next gets it."""
+        waiting = [*self._backlog, *self._parked, *(record for records in self._unreadable.values() for record in records)]
+        first: dict[Partition, int] = {}
+        for record in waiting:
+            if not router.routes_of(record.topic):
+                partition = record.topic, record.partition
+                first[partition] = min(record.offset, first.get(partition, record.offset))
+        if first:
+            self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in first]
+            self._parked = [record for record in self._parked if (record.topic, record.partition) not in first]
+            self._unreadable = {partition: records for partition, records in self._unreadable.items() if partition not in first}
+            self._records.release(first, Hold.SCHEMA_AWAY)
+            self._records.rewind(first)
+
+    def _try_halted_again(self, change: Change) -> None:
+        """A partition that was halted under the old rules goes on with the record that halted it.
+
+        Or with an older one whose dead letter is not acknowledged: that is made anew.
+        """
+        halted, self._halted_at = self._halted_at, {}
+        self.halted.clear()
+        if not halted:
+            return
+        self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in halted]
+        self._parked = [record for record in self._parked if (record.topic, record.partition) not in halted]
+        if self.letters:
+            for partition, oldest in self.letters.oldest().items():
+                if partition in halted:
+                    halted[partition] = min(oldest, halted[partition])
+            self.letters.forget(halted)
+        self._records.release(halted, Hold.HALTED)
+        self._records.rewind(halted)
+        self._log.info("halted partitions are tried again", partitions=_names(list(halted)), rules_changed=not change.is_empty)
 
     # From records to pushes.
 
@@ -345,10 +407,14 @@ class Pipeline:
     def _halt(self, record: Record, message: str) -> None:
         partition = record.topic, record.partition
         if partition in self.halted:
+            self._halted_at[partition] = min(record.offset, self._halted_at[partition])
             return
         self.halted[partition] = message
+        self._halted_at[partition] = record.offset
         self._records.hold([partition], Hold.HALTED)
-        self._log.error("partition halted: correct the rules or the record, then restart", record=record.where, problem=message)
+        self._log.error(
+            "partition halted: correct the rules (or skip the record), then reload them or restart", record=record.where, problem=message
+        )
 
     def _count(self, record: Record) -> None:
         size = len(record.value or b"")
@@ -600,6 +666,7 @@ class Pipeline:
             self.letters.forget(gone)
         for partition in gone:
             self.halted.pop(partition, None)
+            self._halted_at.pop(partition, None)
             self._unreadable.pop(partition, None)
 
     def _report(self) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from bridge.core.flow import Hold
 from bridge.core.letter import DeadLetter
 from bridge.core.record import Partition, Record
+from bridge.core.reload import Change
 from shared.bus.layout import BusLayout
 from shared.bus.push import Push, Pushed
 from shared.errors import DistributaryError
@@ -91,6 +92,19 @@ class Listener(Protocol):
         """Their last commit did not reach Kafka."""
 
 
+class NewRules(Protocol):
+    """Where changed rules come from, checked already. `take` is for the pipeline's thread, the others for the one that took."""
+
+    def take(self) -> Change | None:
+        """The rules to go over to, once; None where there are none."""
+
+    def accept(self, change: Change) -> None:
+        """They are in force."""
+
+    def refuse(self, problems: Sequence[str]) -> None:
+        """They cannot be; the old ones stay."""
+
+
 class Records(Protocol):
     """Where records come from: a member of a consumer group."""
 
@@ -102,6 +116,16 @@ class Records(Protocol):
 
         Must be called every few seconds to stay in the group. Calls the listener. Raises RecordsError where all is lost.
         """
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Read these topics (and patterns) from now on, as the same member of the group.
+
+        No more records come of the others, and what was read ahead of them is as if it never had been. Raises ConfigurationError
+        where they cannot be subscribed to; then all is as it was.
+        """
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """Return the records from these offsets on again."""
 
     def source_id(self, partition: Partition) -> bytes:
         """Who a partition is (shared.bus.push.source_id). Known for each partition of which `consume` returned records."""

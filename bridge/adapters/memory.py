@@ -254,6 +254,7 @@ class MemoryRecords:
         self._first = list(topics.records if assign is None else assign)
         self._next: dict[Partition, int] = {}
         self._listener: Listener | None = None
+        self._topic_names: frozenset[str] | None = None
 
     def __repr__(self) -> str:
         return f"<MemoryRecords {self.flow}>"
@@ -296,6 +297,22 @@ class MemoryRecords:
                 found += taken
         return found
 
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """See `bridge.ports.Records`. Knows no patterns; the next `consume` carries it out."""
+        names = frozenset(topics)
+        self._topic_names = names
+        self.flow.hold([partition for partition in self.flow.assigned if partition[0] not in names], Hold.UNSUBSCRIBED)
+
+        def rebalance() -> None:
+            self.revoke([partition for partition in self.flow.assigned if partition[0] not in names])
+            self.assign([partition for partition in self._topics.records if partition[0] in names and not self.flow.owns(partition)])
+
+        self.pending.append(rebalance)
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """See `bridge.ports.Records`."""
+        self._next.update(offsets)
+
     def source_id(self, partition: Partition) -> bytes:
         """See `bridge.ports.Records`."""
         return source_id("memory", partition[0], partition[1])
@@ -308,7 +325,8 @@ class MemoryRecords:
     @property
     def owns_all(self) -> bool:
         """See `bridge.ports.Records`."""
-        return self.flow.assigned >= self._topics.records.keys()
+        names = self._topic_names
+        return self.flow.assigned >= {place for place in self._topics.records if names is None or place[0] in names}
 
     @property
     def assigned(self) -> frozenset[Partition]:
