@@ -207,7 +207,11 @@ class Node:
                 continue
             step = lane.channel.stream.apply(envelope)
             if type(step) is Step:
-                ticks.setdefault(lane, []).append(step)
+                steps = ticks.get(lane)
+                if steps is None:
+                    ticks[lane] = [step]
+                else:
+                    steps.append(step)
             elif type(step) is OutOfStep:
                 self._fall_behind(lane, envelope, step.why)
         for lane, steps in ticks.items():
@@ -450,10 +454,11 @@ class Node:
 
     def _count_bytes(self, lane: _Lane) -> None:
         stream = lane.channel.stream
-        if self._held_bytes + stream.bytes_held - lane.counted_bytes > self.limits.max_ring_bytes:
+        held = self._held_bytes - lane.counted_bytes
+        if held + stream.bytes_held > self.limits.max_ring_bytes:
             stream.shrink()
-        self._held_bytes += stream.bytes_held - lane.counted_bytes
         lane.counted_bytes = stream.bytes_held
+        self._held_bytes = held + lane.counted_bytes
 
     def _note_idle(self, lane: _Lane) -> None:
         name = lane.channel.label.name
