@@ -1,6 +1,6 @@
-"""Obtain the real parts that demo and tests run on: Redis, Apache Kafka, the helm tools, a browser.
+"""Obtain the real parts that demo and tests run on: Redis, Apache Kafka, the helm tools, a browser, xdelta3, JMESPath's suite.
 
-    python scripts/parts.py [--must] redis kafka helm browser jmespath
+    python scripts/parts.py [--must] redis kafka helm browser xdelta3 jmespath
 
 Each part is taken from PATH where it is there, else put under .parts/, else installed with apt-get where this is Debian and
 we are root. It says what it installs. A part that cannot be had is named here, and pytest skips its tests (in CI it
@@ -174,6 +174,16 @@ def get_browser() -> str:
     return find(*names) or ""
 
 
+def get_xdelta3() -> str:
+    """xdelta3's command line tool: from PATH, else Debian's package."""
+    if not find("xdelta3"):
+        if not can_apt():
+            msg = "no xdelta3 on PATH: `apt-get install xdelta3` as root"
+            raise PartError(msg)
+        apt_install("xdelta3")
+    return find("xdelta3") or ""
+
+
 def get_jmespath() -> str:
     """JMESPath's compliance suite, by the Go toolchain."""
     if not any(JMESPATH_SUITE.glob("*.json")):
@@ -205,6 +215,7 @@ PARTS_BY_NAME: dict[str, Callable[[], str]] = {
     "kafka": get_kafka,
     "helm": get_helm,
     "browser": get_browser,
+    "xdelta3": get_xdelta3,
     "jmespath": get_jmespath,
 }
 

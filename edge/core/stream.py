@@ -152,6 +152,15 @@ class ChannelStream:
             is_contiguous = is_contiguous and self._prepend(item)
         return items
 
+    def follow(self, items: list[Item]) -> list[Item]:
+        """What `extend` returned a while ago, up to the newest; the ring alone where the two no longer join."""
+        newest = self.newest
+        if newest is None or not items or items[-1] is newest:
+            return items if newest is not None else []
+        newer = [item for item in self.ring if item.offset > items[-1].offset]
+        joins = items[-1].epoch == self.epoch and newer and newer[0].offset == items[-1].offset + 1
+        return items + newer if joins else list(self.ring)
+
     def shrink(self) -> None:
         """Keep only the newest publication: memory is short."""
         while len(self.ring) > 1:

@@ -14,6 +14,7 @@ from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, Memor
 from bridge.core.chain import DeltaChain
 from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold
+from bridge.core.letter import Replay
 from bridge.core.record import Partition, Record
 from bridge.core.routing import Routed, Router
 from bridge.pipeline import Pipeline, PipelineSettings, Time
@@ -169,6 +170,8 @@ class TestWell:
         assert records.lag() == 0
         assert (pipeline.tally.records, pipeline.tally.publications) == (20, 200 + 5 * 20 + 5)
         assert pipeline.tally.skipped == 5 * 19
+        by_route = {name: (route.publications, route.skipped) for name, route in pipeline.tally.routes.items()}
+        assert by_route == {"each": (200, 0), "position": (5 * 20 + 5, 5 * 19)}
         assert pipeline.tally.deltas > 100
         assert 0 < pipeline.tally.saving < 1
 
@@ -531,10 +534,10 @@ class TestProblems:
 
     def test_a_fault_in_routing_halts_instead_of_losing(self):
         class Faulty(Router):
-            def route(self, record: Record) -> Routed:
+            def route(self, record: Record, replay: Replay | None = None) -> Routed:
                 if record.partition == 0:
                     raise ZeroDivisionError
-                return super().route(record)
+                return super().route(record, replay)
 
         world = World(partitions=[P, Q])
         world.topics.produce("vehicles", b"[]")
@@ -561,12 +564,12 @@ class Unschooled(Router):
     knows = False
     asked = 0
 
-    def route(self, record: Record) -> Routed:
+    def route(self, record: Record, replay: Replay | None = None) -> Routed:
         if record.partition == 0 and not self.knows:
             self.asked += 1
             msg = "the registry is away"
             raise SchemaUnavailableError(msg)
-        return super().route(record)
+        return super().route(record, replay)
 
 
 class TestASchemaThatCannotBeHad:
