@@ -15,11 +15,15 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from bridge.adapters.internal_http import Health, InternalServer
 from bridge.adapters.kafka import KafkaRecords
+from bridge.adapters.kafka_dead_letters import KafkaDeadLetters
 from bridge.adapters.metrics import PipelineCollector, RulesCollector
 from bridge.adapters.rules_file import RulesFile
 from bridge.core.chain import DeltaChain
+from bridge.core.draft import OnError
+from bridge.core.letter import Origin
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
+from bridge.dead_letters import DeadLetterQueue
 from bridge.pipeline import Pipeline, PipelineSettings, Time
 from bridge.settings import BridgeSettings, check_settings
 from shared.bus.placement import place
@@ -121,6 +125,9 @@ class _App:
             clock=time.monotonic,
             random=chance,
         )
+        letters = KafkaDeadLetters(settings.bootstrap_servers, settings.kafka_properties)
+        if any(route.on_error is OnError.DEAD_LETTER for route in rules.routes):
+            letters.check()
         bus = BusPublisher(place(settings.bus_servers), settings.bus_layout, instance=f"{socket.gethostname()}-{os.getpid()}")
         self._chain = DeltaChain(shards=settings.bus_shards, clock=time.monotonic, max_bytes=settings.delta_cache_bytes)
         self.pipeline = Pipeline(
@@ -131,6 +138,7 @@ class _App:
             time=Time(time.monotonic, time.sleep, chance),
             stop=stop,
             settings=PipelineSettings(commit_interval_s=settings.commit_interval_s, max_batch_records=settings.max_batch_records),
+            letters=DeadLetterQueue(letters, Origin(_version(), settings.group), now=time.monotonic, wall=time.time, random=chance),
             new_rules=rules_file,
         )
 
@@ -164,15 +172,17 @@ class _App:
     def _health(self) -> Health:
         pipeline, rules = self.pipeline, self._rules_file.state
         bus_away, kafka_away, halted = pipeline.bus_away_since is not None, self._records.is_away, dict(pipeline.halted)
+        letters_away = pipeline.letters is not None and pipeline.letters.away_since is not None
         if self._stop():
             status = "stopping"
         elif not pipeline.is_started:
             status = "starting"
         else:
-            status = "degraded" if bus_away or kafka_away or halted or rules.problems else "ready"
+            status = "degraded" if bus_away or kafka_away or letters_away or halted or rules.problems else "ready"
         details = {
             "bus": "away" if bus_away else "ok",
             "kafka": "away" if kafka_away else "ok",
+            "dead_letters": "away" if letters_away else "ok",
             "halted": {f"{topic}[{number}]": problem for (topic, number), problem in halted.items()},
             "lag": pipeline.lag,
             "rules": {"generation": rules.generation, "digest": rules.digest, "problems": rules.problems},

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from bridge.core.flow import Hold
+from bridge.core.letter import DeadLetter
 from bridge.core.record import Partition, Record
 from bridge.core.reload import Change
 from shared.bus.layout import BusLayout
@@ -46,6 +49,31 @@ class Bus(Protocol):
 
     def close(self) -> None:
         """Disconnect."""
+
+
+class LetterAnswer(msgspec.Struct, frozen=True):
+    """What became of a dead letter."""
+
+    number: int
+    problem: str = ""
+    """Why it is not on its topic; nothing where it is, on all replicas in sync."""
+    is_final: bool = False
+    """Whether trying again brings nothing until somebody changes something."""
+    note: str = ""
+    """What is to be said of a letter that is on its topic."""
+
+
+class DeadLetters(Protocol):
+    """Where records go that a route cannot handle. One caller, one thread. No method waits, but for `close`."""
+
+    def send(self, number: int, letter: DeadLetter) -> None:
+        """Begin to write it; `poll` answers with this number, once. Keeps no more than what it was given and has not answered."""
+
+    def poll(self) -> list[LetterAnswer]:
+        """Go on with the work. Returns the answers since the last call."""
+
+    def close(self) -> None:
+        """Give up what has no answer, in at most a second."""
 
 
 class Listener(Protocol):
@@ -101,6 +129,10 @@ class Records(Protocol):
 
     def source_id(self, partition: Partition) -> bytes:
         """Who a partition is (shared.bus.push.source_id). Known for each partition of which `consume` returned records."""
+
+    @property
+    def cluster_id(self) -> str:
+        """Where the records come from. Known as soon as `consume` returned records."""
 
     @property
     def owns_all(self) -> bool:

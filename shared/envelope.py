@@ -27,9 +27,14 @@ _HAS_TAGS = 0x80
 MAX_KEY_BYTES = 0xFFFF
 MAX_TAGS_BYTES = 4096
 
-_KINDS = {int(kind): kind for kind in Kind}
-_DELTAS = {int(delta): delta for delta in DeltaFormat}
-_CONTENT_TYPES = {int(content_type): content_type for content_type in ContentType}
+_WORD_BITS = 0x3F
+_WORDS = {
+    delta | kind << 2 | content_type << 4: (delta, kind, content_type)
+    for delta in DeltaFormat
+    for kind in Kind
+    for content_type in ContentType
+}
+"""What the low six bits of the flags say."""
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -120,7 +125,7 @@ def decode(data: bytes) -> Envelope:
         msg = f"envelope version {version} is not {VERSION}: update whichever of bridge and edge is older"
         raise EnvelopeError(msg)
     try:
-        delta, kind, content_type = _DELTAS[flags & 3], _KINDS[flags >> 2 & 3], _CONTENT_TYPES[flags >> 4 & 3]
+        delta, kind, content_type = _WORDS[flags & _WORD_BITS]
     except KeyError:
         msg = f"envelope has unknown flags 0x{flags:02x}"
         raise EnvelopeError(msg) from None

@@ -137,6 +137,11 @@ class KafkaRecords:
         return source_id(self._identities.cluster_id, self._identities.topic_ids[topic], number)
 
     @property
+    def cluster_id(self) -> str:
+        """See `bridge.ports.Records`."""
+        return self._identities.cluster_id
+
+    @property
     def owns_all(self) -> bool:
         """See `bridge.ports.Records`."""
         return len(self._flow.assigned) == self._identities.partitions

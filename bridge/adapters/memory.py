@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 
 from bridge.core.flow import Flow, Hold
+from bridge.core.letter import DeadLetter
 from bridge.core.record import Partition, Record
-from bridge.ports import Listener
+from bridge.ports import LetterAnswer, Listener
 from shared import envelope
 from shared.bus.layout import INCARNATION_BYTES, BusLayout
 from shared.bus.push import Outcome, Push, Pushed, source_id
@@ -317,6 +318,11 @@ class MemoryRecords:
         return source_id("memory", partition[0], partition[1])
 
     @property
+    def cluster_id(self) -> str:
+        """See `bridge.ports.Records`."""
+        return "memory"
+
+    @property
     def owns_all(self) -> bool:
         """See `bridge.ports.Records`."""
         names = self._topic_names
@@ -358,6 +364,47 @@ class MemoryRecords:
     def _told(self) -> Listener:
         assert self._listener is not None  # noqa: S101  (start comes first)
         return self._listener
+
+
+class MemoryDeadLetters:
+    """A `bridge.ports.DeadLetters`: topics that several bridges share, and the ways in which they break."""
+
+    def __init__(self, topics: dict[str, list[DeadLetter]] | None = None) -> None:
+        self.topics: dict[str, list[DeadLetter]] = {} if topics is None else topics
+        self.away = ""
+        """Why nothing is taken for now."""
+        self.refused = ""
+        """Why nothing is ever taken."""
+        self.is_slow = False
+        """Letters are taken in, and not answered."""
+        self.sent = 0
+        """Calls of `send`."""
+        self._begun: dict[int, DeadLetter] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryDeadLetters {sum(map(len, self.topics.values()))} letters, {len(self._begun)} begun>"
+
+    def send(self, number: int, letter: DeadLetter) -> None:
+        """See `bridge.ports.DeadLetters`."""
+        self.sent += 1
+        self._begun[number] = letter
+
+    def poll(self) -> list[LetterAnswer]:
+        """See `bridge.ports.DeadLetters`."""
+        if self.is_slow:
+            return []
+        begun, self._begun = self._begun, {}
+        return [self._answer(number, letter) for number, letter in begun.items()]
+
+    def close(self) -> None:
+        """See `bridge.ports.DeadLetters`."""
+        self._begun.clear()
+
+    def _answer(self, number: int, letter: DeadLetter) -> LetterAnswer:
+        if self.refused or self.away:
+            return LetterAnswer(number, self.refused or self.away, bool(self.refused))
+        self.topics.setdefault(letter.topic, []).append(letter)
+        return LetterAnswer(number)
 
 
 def _refusal(channel: _Channel, push: Push) -> Outcome | None:

@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 import msgspec
 
+from bridge.core.letter import DeadLetterTopic
 from shared.bus.push import ID_BYTES
 from shared.publication import ContentType, DeltaFormat, Kind
 
@@ -16,6 +17,8 @@ class OnError(StrEnum):
 
     SKIP = "skip"
     HALT = "halt"
+    DEAD_LETTER = "dead-letter"
+    """Its record is put aside unchanged, on a topic for dead letters."""
 
 
 class ChannelSettings(msgspec.Struct, frozen=True):
@@ -68,6 +71,14 @@ class RecordProblem(msgspec.Struct, frozen=True):
     on_error: OnError
     message: str
     """Whose fault, where (with the item's index), what to do. For the log and the operator."""
+    reason: str = ""
+    """The same without the place."""
+    item: int | str | None = None
+    """The item's place in what `split` gave; None where it is about the whole record, or about several items."""
+    items: int = 1
+    """How many items (or records) it is about."""
+    dead_letters: DeadLetterTopic | None = None
+    """Where the record goes; set with `DEAD_LETTER`."""
 
 
 def id_of(value: bytes) -> bytes:
