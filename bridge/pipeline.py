@@ -87,7 +87,7 @@ class _Flight:
 class Pipeline:
     """See the module. Make it, call `run`; `stop` may be asked at any time whether to end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (its parts)
         self,
         records: Records,
         bus: Bus,

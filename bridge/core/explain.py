@@ -336,6 +336,12 @@ def _paths(node: Any) -> Iterator[Any]:
         yield node
         return
     children = [] if node["type"] == "expref" else node.get("children", [])
+    if node["type"] == "subexpression" and children[-1]["type"] in _OWN_SCOPE:
+        # `item.list[*].id` is parsed as `item.(list[*].id)`: what is walked through is `item.list`.
+        walked = {"type": "subexpression", "children": [*children[:-1], children[-1]["children"][0]]}
+        if _path_text(walked) is not None:
+            yield walked
+            return
     for child in children[:1] if node["type"] in _OWN_SCOPE or node["type"] == "pipe" else children:
         if isinstance(child, dict):
             yield from _paths(child)
