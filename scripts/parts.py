@@ -1,6 +1,6 @@
-"""Obtain the real parts that demo and tests run on: Redis, Apache Kafka, the helm tools, a browser.
+"""Obtain the real parts that demo and tests run on: Redis, Apache Kafka, the helm tools, a browser, xdelta3.
 
-    python scripts/parts.py [--must] redis kafka helm browser
+    python scripts/parts.py [--must] redis kafka helm browser xdelta3
 
 Each part is taken from PATH where it is there, else put under .parts/, else installed with apt-get where this is Debian and
 we are root. It says what it installs. A part that cannot be had is named here, and pytest skips its tests (in CI it
@@ -169,7 +169,23 @@ def get_browser() -> str:
     return find(*names) or ""
 
 
-PARTS_BY_NAME: dict[str, Callable[[], str]] = {"redis": get_redis, "kafka": get_kafka, "helm": get_helm, "browser": get_browser}
+def get_xdelta3() -> str:
+    """xdelta3's command line tool: from PATH, else Debian's package."""
+    if not find("xdelta3"):
+        if not can_apt():
+            msg = "no xdelta3 on PATH: `apt-get install xdelta3` as root"
+            raise PartError(msg)
+        apt_install("xdelta3")
+    return find("xdelta3") or ""
+
+
+PARTS_BY_NAME: dict[str, Callable[[], str]] = {
+    "redis": get_redis,
+    "kafka": get_kafka,
+    "helm": get_helm,
+    "browser": get_browser,
+    "xdelta3": get_xdelta3,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -22,6 +22,7 @@ class Part(StrEnum):
     KAFKA = "kafka"
     HELM = "helm"
     BROWSER = "browser"
+    XDELTA3 = "xdelta3"
 
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -46,6 +47,8 @@ def is_there(part: Part) -> bool:
             return all(map(shutil.which, ("helm", "kubeconform"))) and KUBERNETES_API.exists()
         case Part.BROWSER:
             return browser() is not None and importlib.util.find_spec("playwright") is not None
+        case Part.XDELTA3:
+            return shutil.which("xdelta3") is not None
 
 
 def browser() -> str | None:
