@@ -203,7 +203,9 @@ def render_template(data: bytes) -> None:
     scope = Scope(_RECORD)
     scope.put_value(SAMPLE)
     try:
-        check_channel(template.render(scope))
+        rendered = template.render(scope)
+        for name in [rendered] if isinstance(rendered, str) else rendered:
+            check_channel(name)
     except EvaluationError:
         return
 
