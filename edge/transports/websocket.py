@@ -196,7 +196,7 @@ class WebSocketConnection(asyncio.Protocol):
         """More is unsent than should be: the client does not read fast enough. Called while others are being written to."""
         self.is_writable = False
         if not self._is_short:
-            asyncio.get_running_loop().call_soon(self._end_slow)
+            asyncio.get_running_loop().call_soon(self._look_at_outbox)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
@@ -204,6 +204,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._set_outbox(0)
         if self._is_short:
             asyncio.get_running_loop().call_soon(self._tell_writable)
+        elif self._is_open and self.session is not None and self.write == self._write_counted:
+            self.write = self._transport.write
+            self.session.rewrite()
 
     # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
 
@@ -381,6 +384,18 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport.write(frames)
         if not self.is_writable and self._transport.get_write_buffer_size() > self._outbox_bytes:
             asyncio.get_running_loop().call_soon(self._end_slow)
+
+    def _look_at_outbox(self) -> None:
+        """Too much is unsent: close, unless it is one publication that is larger than an outbox. Then no other may come meanwhile."""
+        session = self.session
+        if self.is_writable or self._is_short or session is None or not self._is_open:
+            return
+        self._outbox_bytes = max(self._outbox_bytes, session.largest_bytes)
+        if self._transport.get_write_buffer_size() > self._outbox_bytes:
+            self._end_slow()
+        else:
+            self.write = self._write_counted
+            session.rewrite()
 
     def _tell_writable(self) -> None:
         if self.session is not None and self.is_writable:

@@ -369,11 +369,39 @@ class TestSlowConsumer:
                         if "slow consumer" in edge.process.output():
                             break
                     await wait_until_async(lambda: len(quick.heard) == number + 2, what="everything at the quick one", state=quick.__repr__)
+                    # The kernel does not take megabytes before anything is unsent here.
+                    assert number * 60_000 < 1_000_000
                     assert quick.gaps == []
                     quick.check(bridge.published)
                     assert await aside(slow.close_code) == 4001
                 await aside(wait_for_json, edge.internal("/health/ready"), lambda health: health["connections"] == 1)
                 assert b"distributary_edge_slow_consumers_total 1.0" in (await aside(get, edge.internal("/metrics")))[1]
+
+        run(main)
+
+    def test_one_publication_larger_than_an_outbox_is_no_reason(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        """As long as nothing else is unsent. The second one before the first was read is."""
+        edge = EdgeProcess(start_project, redis_url, "--max-outbox-bytes", 65_536)
+
+        async def main() -> None:
+            await aside(bridge.push, "big", {"n": 0})
+            with RawSocket(edge, path="/v1/ws?channels=big", receive_buffer=4_096) as slow:
+                assert (await aside(slow.answer))["data"]["n"] == 0
+                async with client(edge) as quick:
+                    await quick.ask(type="subscribe", channel="big")
+                    for number in (1, 2):
+                        await aside(bridge.push, "big", {"n": number, "pad": os.urandom(400_000).hex()})
+                        # Once it is with the others, and a turn of the event loop later, it was judged.
+                        await wait_until_async(lambda: len(quick.heard) == number + 1, what="the newest")  # noqa: B023  (waited for here)
+                        await quick.ask(type="ping")
+                        frame = await aside(slow.answer)
+                        assert frame["data"]["n"] == number
+                slow.command(type="ping", id=7)
+                assert await aside(slow.answer) == {"type": "pong", "id": 7}
+                for number in range(3, 10):
+                    await aside(bridge.push, "big", {"n": number, "pad": os.urandom(400_000).hex()})
+                assert await aside(slow.close_code) == 4001
+            assert edge.process.output().count("slow consumer") == 1
 
         run(main)
 
