@@ -16,8 +16,9 @@ from urllib.parse import parse_qs
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol, State
 
+from edge.core.delivery import Wish
 from edge.core.limits import ConnectionCounter
-from edge.core.protocol import CommandError, Subscribe, read_channel, read_delta
+from edge.core.protocol import CommandError, Subscribe, read_channel, read_delta, read_wish
 from edge.core.variant import Dialect, Wrap
 from edge.node import Node
 from edge.session import CLOSE_CONNECT_TIMEOUT, CLOSE_PING_TIMEOUT, CLOSE_SLOW_CONSUMER, Session
@@ -291,10 +292,15 @@ class WebSocketConnection(asyncio.Protocol):
         except CommandError as error:
             session.report(error)
             delta = DeltaFormat.NONE
+        try:
+            wish = _read_wish(query)
+        except CommandError as error:
+            session.report(error)  # Another mode would be a surprise.
+            return
         names = dict.fromkeys(name for names in query["channels"] for name in names.split(","))
         for name in names:
             try:
-                session.subscribe(Subscribe(None, read_channel(name, None), delta=delta))
+                session.subscribe(Subscribe(None, read_channel(name, None), delta=delta, wish=wish))
             except CommandError as error:
                 session.report(error)
 
@@ -412,6 +418,17 @@ def _wrap_for(dialect: Dialect, deflate: Deflate | None) -> Wrap:
     if deflate is not None:
         return deflate.wrap(is_text=dialect.is_text)
     return wrap_text if dialect.is_text else wrap_binary
+
+
+def _read_wish(query: dict[str, list[str]]) -> Wish:
+    fields: dict[str, object] = {}
+    for name, read in (("mode", str), ("max_rate", float), ("window", int)):
+        for text in query.get(name, ()):
+            try:
+                fields[name] = read(text)
+            except ValueError:
+                fields[name] = text
+    return read_wish(fields, None)
 
 
 def _drop(_: bytes) -> None:
