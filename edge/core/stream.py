@@ -161,6 +161,11 @@ class ChannelStream:
         joins = items[-1].epoch == self.epoch and newer and newer[0].offset == items[-1].offset + 1
         return items + newer if joins else list(self.ring)
 
+    def forget_frames(self) -> None:
+        """Let go of frames that were made for those who recovered. The next ones make them anew."""
+        for item in self.ring:
+            item.frames = None
+
     def shrink(self) -> None:
         """Keep only the newest publication: memory is short."""
         while len(self.ring) > 1:
