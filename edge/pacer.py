@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from edge.core.item import Item
+from edge.core.item import Item, item_of
 from edge.core.paced import MOST_AT_ONCE, PacedSubscription
 from edge.core.stream import Gap
 from edge.ports import Bus, ClientPipe
@@ -124,4 +124,4 @@ class Pacer:
         if not history.envelopes:
             # The history ends (by far) after what is wanted: it goes on with the oldest that there is.
             history = await self._bus.read_oldest(name, wanted)
-        return [Item(epoch_to_text(envelope.epoch), envelope, envelope.body) for envelope in history.envelopes], is_all
+        return [item_of(epoch_to_text(envelope.epoch), envelope, envelope.body) for envelope in history.envelopes], is_all

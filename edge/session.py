@@ -11,7 +11,7 @@ from edge.core.hub import Channel, Subscription
 from edge.core.limits import CommandRate
 from edge.core.protocol import Ack, Command, CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
 from edge.core.recovery import PacedStart, Start
-from edge.core.variant import Dialect, Variant, Wrap, control, full_frame, gap_fields
+from edge.core.variant import Dialect, Wrap, control, full_frame, gap_fields, variant_of
 from edge.node import Node
 from edge.pacer import Pacer
 from edge.ports import ClientPipe
@@ -141,7 +141,7 @@ class Session:
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         """Answer a subscribe: what was agreed on, then the first publications, then join the channel."""
         del self._pending[request.channel]
-        variant = Variant(self._dialect, request.delta, self._wrap)
+        variant = variant_of(self._dialect, request.delta, self._wrap)
         frames = [full_frame(item, channel.label, variant) for item in start.items]
         if request.id is not None:
             frames.insert(0, self._wrap(control(_subscribed(request, channel, start), self._dialect)))
@@ -166,7 +166,7 @@ class Session:
             self._say(_subscribed(request, channel, start))
         elif start.gap is not None:
             self._say({"type": "gap", "channel": channel.label.name} | gap_fields(start.gap))
-        variant = Variant(self._dialect, request.delta, self._wrap)
+        variant = variant_of(self._dialect, request.delta, self._wrap)
         pacer = self._node.pace(channel, variant, request.delivery, start.cursor, self._pipe)
         self._subscriptions[request.channel] = self._paced[channel.label.number] = pacer
 

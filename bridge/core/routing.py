@@ -10,14 +10,15 @@ is processed again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import msgspec
 
-from bridge.core.decoding import Decoder
-from bridge.core.draft import Draft, RecordProblem
+from bridge.core.decoding import Decoder, SchemaUnavailableError
+from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.expression import EvaluationError, Expression, describe, is_true
+from bridge.core.letter import Replay
 from bridge.core.record import Record
 from bridge.core.ruleset import CompiledRules, Route
 from bridge.core.scope import Scope
@@ -62,14 +63,21 @@ class Router:
     def __repr__(self) -> str:
         return f"Router(routes={[runner.route.name for runner in self._runners]}, topics_seen={len(self._by_topic)})"
 
-    def route(self, record: Record) -> Routed:
-        """Make the drafts of `record`; a problem with one item leaves the others alone. Raises SchemaUnavailableError."""
+    def route(self, record: Record, replay: Replay | None = None) -> Routed:
+        """Make the drafts of `record`; a problem with one item leaves the others alone. Raises SchemaUnavailableError.
+
+        Of a record that comes again for one route (and some of its items), only that is made. Where no route has that name any more,
+        it goes through all: a publication twice is better than none.
+        """
         runners = self._runners_of(record.topic)
         routed = Routed(matched=len(runners))
+        only = None
+        if replay is not None and (named := [runner for runner in runners if runner.route.name == replay.route]):
+            runners, only = named, replay.items
         if record.value is None:
             routed.is_tombstone = True
             return routed
-        visit = _Visit(record, routed)
+        visit = _Visit(record, routed, only)
         for runner in runners:
             runner.run(visit)
         return routed
@@ -91,10 +99,12 @@ class Router:
 class _Visit:
     """One record on its way through the routes: what is decoded once, and what numbers its drafts."""
 
-    __slots__ = ("_decoded", "_keys", "budget", "counts", "record", "routed", "scope", "value")
+    __slots__ = ("_decoded", "_keys", "budget", "counts", "only", "record", "routed", "scope", "value")
 
-    def __init__(self, record: Record, routed: Routed) -> None:
+    def __init__(self, record: Record, routed: Routed, only: Container[int | str] | None = None) -> None:
         self.record = record
+        self.only = only
+        """The items that count, where not all of them do."""
         self.value = record.value or b""
         self.routed = routed
         self.scope = Scope(record)
@@ -175,6 +185,14 @@ class _RouteRunner:
         except EvaluationError as error:
             visit.routed.failed += 1
             self._tell(visit, str(error))
+        except SchemaUnavailableError:
+            raise
+        except Exception as error:
+            # A fault of ours. Where the record can be put aside it is, else the caller must not go on.
+            if self.route.on_error is not OnError.DEAD_LETTER:
+                raise
+            visit.routed.failed += 1
+            self._tell(visit, f"a fault in distributary: {error!r}"[:1000])
 
     def _run_whole(self, visit: _Visit) -> None:
         scope = visit.scope
@@ -198,7 +216,10 @@ class _RouteRunner:
         where, channels = self._where, self._channels
         payload_of = self._payload_of or _encoded_item
         told = 0
+        only = visit.only
         for index, item in _items(self._split(scope)):
+            if only is not None and index not in only:
+                continue
             scope.put_item(index, item)
             try:
                 if where is not None and not is_true(where(scope)):
@@ -212,9 +233,10 @@ class _RouteRunner:
                 visit.routed.failed += 1
                 told += 1
                 if told <= MAX_PROBLEMS_A_ROUTE:
-                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}")
+                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", index)
         if told > MAX_PROBLEMS_A_ROUTE:
-            self._tell(visit, f"{told - MAX_PROBLEMS_A_ROUTE} more items have problems")
+            more = told - MAX_PROBLEMS_A_ROUTE
+            self._tell(visit, f"{more} more items have problems", items=more)
 
     def _publish(self, visit: _Visit, names: list[str], payload: bytes) -> None:
         """All of an item's drafts, or (where the caller saw a problem) none."""
@@ -232,9 +254,11 @@ class _RouteRunner:
             counts[name] = index + 1
             drafts.append(Draft(name, payload, self.content_type, index, route.settings, route.name))
 
-    def _tell(self, visit: _Visit, what: str) -> None:
-        message = f"{visit.record.where}: route {self.route.name}: {what}"
-        visit.routed.problems.append(RecordProblem(self.route.name, self.route.on_error, message))
+    def _tell(self, visit: _Visit, what: str, item: int | str | None = None, *, items: int = 1) -> None:
+        route = self.route
+        message = f"{visit.record.where}: route {route.name}: {what}"
+        place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
+        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, item, items, place))
 
 
 class _TooMuchError(EvaluationError):

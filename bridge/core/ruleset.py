@@ -7,6 +7,7 @@ import msgspec
 from bridge.core.decoding import Decoder
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression
+from bridge.core.letter import DeadLetterTopic
 from bridge.core.template import Template
 from shared.publication import ContentType
 
@@ -22,6 +23,8 @@ class Source(msgspec.Struct, frozen=True):
     """What reads its values."""
     key_decoder: Decoder | None = None
     """What reads its keys; None: as text, and null where they are none."""
+    dead_letters: DeadLetterTopic = DeadLetterTopic()
+    """Where records go that a route with `on_error: dead-letter` cannot handle."""
 
 
 class Projection(msgspec.Struct, frozen=True):

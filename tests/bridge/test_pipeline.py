@@ -14,6 +14,7 @@ from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, Memor
 from bridge.core.chain import DeltaChain
 from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold
+from bridge.core.letter import Replay
 from bridge.core.record import Partition, Record
 from bridge.core.routing import Routed, Router
 from bridge.pipeline import Pipeline, PipelineSettings, Time
@@ -531,10 +532,10 @@ class TestProblems:
 
     def test_a_fault_in_routing_halts_instead_of_losing(self):
         class Faulty(Router):
-            def route(self, record: Record) -> Routed:
+            def route(self, record: Record, replay: Replay | None = None) -> Routed:
                 if record.partition == 0:
                     raise ZeroDivisionError
-                return super().route(record)
+                return super().route(record, replay)
 
         world = World(partitions=[P, Q])
         world.topics.produce("vehicles", b"[]")
@@ -561,12 +562,12 @@ class Unschooled(Router):
     knows = False
     asked = 0
 
-    def route(self, record: Record) -> Routed:
+    def route(self, record: Record, replay: Replay | None = None) -> Routed:
         if record.partition == 0 and not self.knows:
             self.asked += 1
             msg = "the registry is away"
             raise SchemaUnavailableError(msg)
-        return super().route(record)
+        return super().route(record, replay)
 
 
 class TestASchemaThatCannotBeHad:

@@ -142,7 +142,7 @@ def test_five_mistakes_are_five_lines_with_suggestions(tmp_path: Path):
             "kind: keyed, key: item.id",
             '5: routes[0].kind: kind "keyed" is planned, and this version does not have it yet; it has stream, latest',
         ),
-        ("on_error: dead-letter", '5: routes[0].on_error: on_error "dead-letter" is planned'),
+        ("on_error: dead-leter", '5: routes[0].on_error: there is no on_error "dead-leter"; did you mean "dead-letter"?'),
         ("kind: latset", '5: routes[0].kind: there is no kind "latset"; did you mean "latest"?'),
         ("delta: fossil", '5: routes[0].delta: there is no delta "fossil"; it is one of none, vcdiff, json-patch'),
         ("ttl: 59s", "5: routes[0].ttl: must be from 1m to 8760h, not 59s"),
