@@ -26,6 +26,7 @@ from fastavro.schema import to_parsing_canonical_form
 from bridge.core.decoding import Decode, DecodeError
 from bridge.core.record import Record
 from bridge.formats import wire
+from bridge.formats.numbers import shortest
 from bridge.formats.registry import RegisteredSchema, SchemaRegistry
 from shared.errors import ConfigurationError
 
@@ -99,6 +100,7 @@ def _duration(data: bytes, *_: Any) -> dict[str, int]:
 
 _OURS = "distributary-"
 _READERS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("float", ""): lambda number, *_: shortest(number),
     ("bytes", ""): _base64,
     ("fixed", ""): _base64,
     ("bytes", "decimal"): _decimal,
@@ -245,7 +247,7 @@ class _Outline:
         if isinstance(schema, str):
             if schema not in _PRIMITIVES:
                 self._contains(inside, _resolved(schema, space))
-            return {"type": "bytes", "logicalType": _OURS} if schema == "bytes" else schema
+            return {"type": schema, "logicalType": _OURS} if schema in {"bytes", "float"} else schema
         if not isinstance(schema, dict):
             return schema
         return self._rewrite_complex(schema, space, inside, depth)
@@ -293,6 +295,8 @@ def _with_our_type(schema: dict[str, Any], kind: str, logical: str) -> dict[str,
     sizes = {"uuid": 16, "duration": 12}
     if kind == "fixed" and logical in sizes and schema.get("size") != sizes[logical]:
         logical = ""
+    if kind == "fixed" and not (isinstance(size := schema.get("size"), int) and size >= 0):
+        raise ConfigurationError(["is no Avro schema: a fixed type's size must be a number of bytes"])
     if (kind, logical) not in _READERS:
         logical = ""
     return {**schema, "logicalType": _OURS + logical} if (kind, logical) in _READERS else schema

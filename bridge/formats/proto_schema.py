@@ -101,8 +101,8 @@ def _compile(folder: Path, names: list[str]) -> FileDescriptorSet:
         command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", f"-I{_includes()}", f"--descriptor_set_out={output}"]
         # A process of its own: what protoc says, it writes to stderr, and what it cannot bear ends it.
         try:
-            done = subprocess.run(  # noqa: S603 - our own interpreter; `--` ends its options
-                [*command, "--include_imports", "--", *names],
+            done = subprocess.run(  # noqa: S603 - our own interpreter, and no name can be an option
+                [*command, "--include_imports", *(str(folder / name) for name in names)],
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -112,7 +112,7 @@ def _compile(folder: Path, names: list[str]) -> FileDescriptorSet:
         except subprocess.TimeoutExpired as error:
             raise ConfigurationError([f"is not compiled after {_COMPILE_TIMEOUT_S:g} s"]) from error
         if done.returncode != 0 or not output.is_file():
-            said = [line for line in done.stderr.splitlines() if line and "RuntimeWarning" not in line]
+            said = [line.replace(f"{folder}/", "") for line in done.stderr.splitlines() if line and "RuntimeWarning" not in line]
             raise ConfigurationError([f"does not compile: {line[:300]}" for line in said[:20]] or ["does not compile"])
         return read_set(output.read_bytes())
 

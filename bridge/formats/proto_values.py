@@ -11,14 +11,14 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from struct import pack, unpack
-from typing import Any, cast
+from typing import Any
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
+
+from bridge.formats.numbers import shortest
 
 Convert = Callable[[Any], Any]
 
@@ -147,23 +147,6 @@ def _enum(type_: EnumDescriptor) -> Convert:
 
 def _base64(data: bytes) -> str:
     return b64encode(data).decode()
-
-
-@lru_cache(maxsize=65_536)
-def shortest(value: float) -> float:
-    """The 64-bit float with the fewest digits that is the same 32-bit float: 41.76, where the wire's is 41.7599983215332."""
-    try:
-        single = pack("f", value)
-    except OverflowError:
-        return value
-    for digits in (6, 7, 8, 9):
-        shorter = float(f"{value:.{digits}g}")
-        try:
-            if pack("f", shorter) == single:
-                return shorter
-        except OverflowError:  # Rounded up beyond the largest.
-            continue
-    return cast("float", unpack("f", single)[0])
 
 
 def _fraction(nanos: int) -> str:
