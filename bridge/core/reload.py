@@ -92,7 +92,7 @@ def plain(value: Any) -> Any:
     What is of no kind known here is compared as itself; where it cannot be equal, its route counts as changed, which is always safe.
     """
     if isinstance(value, Expression | Template):
-        return type(value).__name__, value.text
+        return type(value).__name__, value.meaning
     if isinstance(value, Decoder):
         return type(value).__name__, value.format, value.digest
     if isinstance(value, msgspec.Struct):
