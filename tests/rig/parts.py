@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES_API = ROOT / ".parts" / "kubernetes-api.json"
+JMESPATH_SUITE = ROOT / ".parts" / "jmespath-compliance"
 KAFKA_LIBS = ROOT / ".parts" / "kafka" / "libs"
 
 
@@ -23,6 +24,7 @@ class Part(StrEnum):
     HELM = "helm"
     BROWSER = "browser"
     XDELTA3 = "xdelta3"
+    JMESPATH = "jmespath"
 
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -49,6 +51,8 @@ def is_there(part: Part) -> bool:
             return browser() is not None and importlib.util.find_spec("playwright") is not None
         case Part.XDELTA3:
             return shutil.which("xdelta3") is not None
+        case Part.JMESPATH:
+            return any(JMESPATH_SUITE.glob("*.json"))
 
 
 def browser() -> str | None:
