@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Protocol
 
 from edge.core.delivery import Delivery, Mode, Policies, Wish
-from edge.core.hub import Channel, Hub, Subscription
+from edge.core.hub import Channel, Hub, Outgoing, Subscription, write_all
 from edge.core.item import Item, Step
 from edge.core.limits import Limits
 from edge.core.paced import PacedSubscription
@@ -224,8 +224,12 @@ class Node:
                     steps.append(step)
             elif type(step) is OutOfStep:
                 self._fall_behind(lane, envelope, step.why)
+        outgoing: list[Outgoing] = []
         for lane, steps in ticks.items():
-            self._deliver(lane, steps)
+            self.publications += len(steps)
+            self._count_bytes(lane)
+            lane.channel.encode(steps, outgoing)
+        write_all(outgoing)
 
     def on_verify(self, channels: Sequence[str], why: str) -> None:
         """Read these channels from the bus: what is held may be out of date. Delivery goes on meanwhile."""
@@ -458,11 +462,6 @@ class Node:
         for waiting in all_waiting:
             if not waiting.subscriber.is_closed:
                 waiting.subscriber.refuse(waiting.request, _unavailable(waiting.request, f"the bus does not answer ({why}); try again"))
-
-    def _deliver(self, lane: _Lane, steps: list[Step]) -> None:
-        self.publications += len(steps)
-        lane.channel.deliver(steps)
-        self._count_bytes(lane)
 
     def _count_bytes(self, lane: _Lane) -> None:
         stream = lane.channel.stream

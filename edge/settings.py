@@ -38,10 +38,6 @@ class Settings(msgspec.Struct, frozen=True):
     policies: Policies = Policies()
 
 
-WORKER_REFUSED = 3
-"""Exit status of a worker that cannot be what it was told to be: no other would fare better."""
-
-
 class WorkerOrders(msgspec.Struct, frozen=True):
     """What the parent tells a worker."""
 
@@ -51,12 +47,6 @@ class WorkerOrders(msgspec.Struct, frozen=True):
     """The parent's process id."""
     log_format: str
     log_level: str
-
-
-class WorkerStarted(msgspec.Struct, frozen=True):
-    """What a worker tells its parent once it serves clients."""
-
-    internal_port: int | None
 
 
 def check_settings(settings: Settings) -> None:
