@@ -25,6 +25,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_commands_per_s: float = 200.0
     """Of one session, on average; `command_burst` at once."""
     command_burst: int = 2_000
+    max_lookups_per_s: float = 100.0
+    """Requests for `/v1/channels/...` that must ask the bus, of the process, on average; those of 2 s at once."""
     max_errors: int = 10
     """Malformed frames of one session before it is closed."""
     max_outbox_bytes: int = 1_048_576
@@ -40,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
     ring_bytes: int = 1_048_576
     """Of one channel."""
     max_ring_bytes: int = 536_870_912
-    """Of all channels together; beyond it, channels keep only their newest publication."""
+    """Of all channels together, with what each publication takes besides its payload; beyond it, channels keep only their newest one."""
     connect_timeout_s: float = 10.0
     ping_interval_s: float = 25.0
     """A ping that is not answered before the next one is due closes the connection."""
