@@ -42,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
     ring_bytes: int = 1_048_576
     """Of one channel."""
     max_ring_bytes: int = 536_870_912
-    """Of all channels together; beyond it, channels keep only their newest publication."""
+    """Of all channels together, with what each publication takes besides its payload; beyond it, channels keep only their newest one."""
     connect_timeout_s: float = 10.0
     ping_interval_s: float = 25.0
     """A ping that is not answered before the next one is due closes the connection."""
