@@ -38,8 +38,9 @@ def test_the_simulated_city_goes_through_the_example_rules(routed: Routed):
     name, moved = entity["id"], entity["vehicle"]
     assert by_channel[f"position:{name}"] == {
         "id": name,
-        "lat": moved["position"]["latitude"],
-        "long": moved["position"]["longitude"],
+        # Of two texts of eight digits for one 32-bit float, either will do.
+        "lat": pytest.approx(moved["position"]["latitude"], rel=1e-7),
+        "long": pytest.approx(moved["position"]["longitude"], rel=1e-7),
         "bearing": None,
         "at": int(moved["timestamp"]),
     }
