@@ -32,6 +32,7 @@ from bridge.rules.model import (
     check_expression_name,
     kind_of,
 )
+from bridge.rules.secrets import refuse_elsewhere
 from shared.errors import ConfigurationError
 from shared.publication import KIND_NAMES, ContentType, DeltaFormat, Kind
 
@@ -43,6 +44,7 @@ def compile_rules(data: Any, checker: Checker, folder: FilePath) -> CompiledRule
     checker.validate(FileModel, data, ())
     if not isinstance(data, dict):
         return None
+    refuse_elsewhere(data, checker)
     _take_expressions(data.get("expressions"), checker)
     letters = None
     if isinstance(data.get("dead_letters"), dict):

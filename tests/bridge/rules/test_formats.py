@@ -102,7 +102,7 @@ def test_what_goes_together(folder: Path, source: str, top: str):
         ("schema_registry: {url: http://r, ca_file: none.pem}", "5: sources[0].schema_registry.ca_file: there is no file"),
         ("schema_registry: {url: http://r, timeout: 5}", "5: sources[0].schema_registry.timeout: 5 has no unit"),
         (
-            "schema_registry: {url: http://r, user: me, password: '${NO_SUCH_SECRET}'}",
+            "schema_registry: {url: http://r, user: me, password: '${env:NO_SUCH_SECRET}'}",
             '5: sources[0].schema_registry.password: needs the environment variable "NO_SUCH_SECRET", which is not set',
         ),
     ],
@@ -148,5 +148,5 @@ def test_rules_that_are_loaded_again_are_the_same_until_the_schema_changes(folde
 
 def test_secrets_come_from_the_environment_and_are_not_shown(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REGISTRY_PASSWORD", "open-sesame")
-    rules = load(folder, "format: avro", "schema_registry: {url: http://r, user: me, password: '${REGISTRY_PASSWORD}'}")
+    rules = load(folder, "format: avro", "schema_registry: {url: http://r, user: me, password: '${env:REGISTRY_PASSWORD}'}")
     assert "sesame" not in repr(rules)
