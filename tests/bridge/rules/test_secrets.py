@@ -13,8 +13,8 @@ routes:
 """
 
 
-def rules(secret: str = "x", property_: str = "y", more: str = "ttl: 1h") -> str:
-    return RULES.replace("PASSWORD", secret).replace("PROPERTY", property_).replace("MORE", more)
+def rules(hidden: str = "x", property_: str = "y", more: str = "ttl: 1h") -> str:
+    return RULES.replace("PASSWORD", hidden).replace("PROPERTY", property_).replace("MORE", more)
 
 
 def problems(text: str) -> list[str]:
