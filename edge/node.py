@@ -16,13 +16,16 @@ from typing import Protocol
 from edge.core.delivery import Delivery, Mode, Policies, Wish
 from edge.core.hub import Channel, Hub, Subscription
 from edge.core.item import Item, Step
+from edge.core.keyed import KeyedLoad, StateBounds, StateTooLargeError, check_bounds
 from edge.core.limits import Limits
 from edge.core.paced import PacedSubscription
+from edge.core.paced_keyed import KeyedPaced
 from edge.core.protocol import CommandError, ErrorCode, Subscribe
-from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_new, start_paced_from
-from edge.core.stream import OutOfStep
+from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_keyed, start_new, start_paced_from
+from edge.core.stream import OutOfStep, Refill
 from edge.core.variant import Variant
-from edge.pacer import Pacer
+from edge.keys import MAX_EARLY, MAX_EARLY_BYTES, read_state
+from edge.pacer import Pacer, PacerHolder
 from edge.ports import Bus, ClientPipe
 from shared.channel import namespace_of
 from shared.envelope import Envelope
@@ -35,6 +38,8 @@ MAX_WAITING_ENVELOPES = 1_000
 """Of one lane that is not live. Beyond it they are dropped, and the bus is read once more."""
 FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 10.0
+REFUSED_S = 30.0
+"""How long a keyed channel whose state was too large is not read again."""
 
 
 class Subscriber(Protocol):
@@ -57,7 +62,20 @@ class Subscriber(Protocol):
 class _Lane:
     """A channel between the bus and its subscribers."""
 
-    __slots__ = ("again", "channel", "counted_bytes", "early", "is_live", "nap", "task", "waiting")
+    __slots__ = (
+        "again",
+        "channel",
+        "counted_bytes",
+        "counted_state_bytes",
+        "early",
+        "early_bytes",
+        "is_live",
+        "is_reading_keys",
+        "nap",
+        "refused_until",
+        "task",
+        "waiting",
+    )
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -70,6 +88,22 @@ class _Lane:
         self.nap: asyncio.Event | None = None
         """Ends the pause between two tries; None where there is none."""
         self.counted_bytes = 0
+        self.counted_state_bytes = 0
+        self.early_bytes = 0
+        self.is_reading_keys = False
+        self.refused_until = 0.0
+        """The state was too large: it is not read again before that."""
+
+    def keep_early(self, envelope: Envelope) -> bool:
+        """Keep what comes while the lane is not live; False where that is too much."""
+        if self.is_reading_keys:
+            if len(self.early) >= MAX_EARLY or self.early_bytes >= MAX_EARLY_BYTES:
+                return False
+            self.early_bytes += len(envelope.body)
+        elif len(self.early) >= MAX_WAITING_ENVELOPES:
+            return False
+        self.early.append(envelope)
+        return True
 
     def __repr__(self) -> str:
         return f"<Lane {self.channel!r} {'live' if self.is_live else 'reading'} {len(self.waiting)} waiting>"
@@ -101,6 +135,7 @@ class Node:
         self._lanes: dict[str, _Lane] = {}
         self._idle: dict[str, float] = {}
         self._held_bytes = 0
+        self._state_bytes = 0
 
     def __repr__(self) -> str:
         return f"<Node {len(self._lanes)} channels, {self._held_bytes} bytes held, {len(self._idle)} idle>"
@@ -126,6 +161,10 @@ class Node:
                 return
             lane = self._lanes[request.channel] = _Lane(self.hub.open(request.channel))
         self._idle.pop(request.channel, None)
+        if lane.refused_until > self.clock():
+            subscriber.refuse(request, _too_large(request, "the channel's state is larger than this edge holds"))
+            self._note_idle(lane)
+            return
         if request.position is not None and not lane.channel.stream.knows(request.position):
             lane.again = True
         if lane.is_live and not self._start(lane, request, subscriber):
@@ -137,11 +176,11 @@ class Node:
         """How a subscription of `channel` is delivered; None where its namespace does not allow the mode."""
         return self._policies.of(namespace_of(channel)).agree(wish)
 
-    def pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, pipe: ClientPipe) -> Pacer:
-        """Start a subscription in mode conflate or ack behind `cursor`."""
-        pacer = Pacer(PacedSubscription(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify)
+    def pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, pipe: ClientPipe, holder: PacerHolder) -> Pacer:
+        """Make a subscription in mode conflate or ack, or of a keyed channel, behind `cursor`. It starts when it is poked."""
+        kind = PacedSubscription if channel.stream.keyed is None else KeyedPaced
+        pacer = Pacer(kind(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify, holder)
         channel.add_paced(pacer)
-        pacer.poke()
         return pacer
 
     def leave(self, name: str, subscription: Subscription | Pacer) -> None:
@@ -176,9 +215,7 @@ class Node:
             if lane is None:
                 continue
             if not lane.is_live:
-                if len(lane.early) < MAX_WAITING_ENVELOPES:
-                    lane.early.append(envelope)
-                else:
+                if not lane.keep_early(envelope):
                     lane.again = True
                 continue
             step = lane.channel.stream.apply(envelope)
@@ -226,6 +263,9 @@ class Node:
                     if self.clock() >= deadline:
                         self._refuse_waiting(lane, str(error))
                         deadline = self.clock() + self.limits.subscribe_timeout_s
+                except StateTooLargeError as error:
+                    self._give_up(lane, str(error))
+                    break
                 except Exception:
                     log.exception("reading a channel failed; those who wait for it are refused", lane=lane)
                     self._refuse_waiting(lane, "internal error")
@@ -268,6 +308,11 @@ class Node:
             if stream.epoch != epoch:
                 continue  # The first publication overtook the answer, which may still say that there is none.
             refill = stream.refill(history.envelopes, asked=asked, most=most)
+            if refill.needs_keys:
+                if lane.is_live:
+                    lane.is_live = False  # From here on all that comes is kept, and the position is read once more.
+                    continue
+                refill = await self._read_keys(lane, history.envelopes[-1], refill)
             if not refill.needs_more:
                 break
             # A few more than are missing now: publications go on while the bus is read.
@@ -282,6 +327,19 @@ class Node:
             lane.is_live = True
             early, lane.early = lane.early, []
             self.on_publications([(lane.channel.label.name, envelope) for envelope in early])
+
+    async def _read_keys(self, lane: _Lane, newest: Envelope, refill: Refill) -> Refill:
+        """Read the state of a keyed channel. The lane is not live: all that came since its newest publication was read waits."""
+        limits, stream = self.limits, lane.channel.stream
+        left = limits.max_all_state_bytes - self._state_bytes + lane.counted_state_bytes
+        lane.early_bytes = 0
+        load = KeyedLoad(newest, StateBounds(limits.max_keys, min(limits.max_state_bytes, left)))
+        lane.is_reading_keys = True
+        try:
+            await read_state(self._bus, lane.channel.label.name, load, lane.early)
+        finally:
+            lane.is_reading_keys = False
+        return stream.adopt(load, "history_trimmed" if refill.gap is None else refill.gap.reason)
 
     async def _serve_waiting(self, lane: _Lane) -> None:
         """Start those who wait; for those who want more than the ring has, read the history once for all of them."""
@@ -319,6 +377,13 @@ class Node:
         stream, limits = lane.channel.stream, self.limits
         is_paced = request.delivery.mode is not Mode.QUEUE
         start: Start | PacedStart | NeedHistory
+        if stream.keyed is not None and (request.position is None or stream.knows(request.position) or not lane.again):
+            mode, most = request.delivery.mode, limits.max_recovery_items
+            start = start_keyed(stream, request.position, mode, most=most, is_read=items is not None)
+            if isinstance(start, NeedHistory):
+                return start.count
+            subscriber.begin_paced(request, lane.channel, start)
+            return 0
         if request.position is not None:
             if lane.again and not stream.knows(request.position):
                 # Another edge may have been quicker: this one asks the bus before it calls a position wrong.
@@ -348,14 +413,46 @@ class Node:
     def _deliver(self, lane: _Lane, steps: list[Step]) -> None:
         self.publications += len(steps)
         lane.channel.deliver(steps)
-        self._count_bytes(lane)
+        try:
+            self._count_bytes(lane)
+        except StateTooLargeError as error:
+            self._give_up(lane, str(error))
 
     def _count_bytes(self, lane: _Lane) -> None:
+        """Note how much a channel holds. Raises StateTooLargeError where a keyed one holds too much."""
         stream = lane.channel.stream
         if self._held_bytes + stream.bytes_held - lane.counted_bytes > self.limits.max_ring_bytes:
             stream.shrink()
         self._held_bytes += stream.bytes_held - lane.counted_bytes
         lane.counted_bytes = stream.bytes_held
+        if stream.keyed is not None or lane.counted_state_bytes:
+            self._count_state(lane)
+
+    def _count_state(self, lane: _Lane) -> None:
+        keyed, limits = lane.channel.stream.keyed, self.limits
+        held = 0 if keyed is None else keyed.bytes_held
+        self._state_bytes += held - lane.counted_state_bytes
+        lane.counted_state_bytes = held
+        if keyed is not None:
+            check_bounds(StateBounds(limits.max_keys, limits.max_state_bytes), len(keyed), held)
+        if self._state_bytes > limits.max_all_state_bytes:
+            msg = f"the keyed channels of this edge have more than {limits.max_all_state_bytes} bytes"
+            raise StateTooLargeError(msg)
+
+    def _give_up(self, lane: _Lane, why: str) -> None:
+        """A state that is too large goes, and so do its subscriptions: nobody can be given a part of it."""
+        log.warning("the state of a keyed channel is too large", channel=lane.channel.label.name, why=why)
+        lane.is_live = False
+        lane.refused_until = self.clock() + REFUSED_S
+        lane.channel.tell_too_large(why)
+        lane.channel.stream.forget()
+        self._count_bytes(lane)
+        waiting, lane.waiting = lane.waiting, []
+        for request, subscriber in waiting:
+            if not subscriber.is_closed:
+                subscriber.refuse(request, _too_large(request, why))
+        lane.early.clear()
+        self._note_idle(lane)
 
     def _note_idle(self, lane: _Lane) -> None:
         name = lane.channel.label.name
@@ -366,9 +463,14 @@ class Node:
     def _drop(self, lane: _Lane) -> None:
         name = lane.channel.label.name
         self._held_bytes -= lane.counted_bytes
+        self._state_bytes -= lane.counted_state_bytes
         del self._lanes[name]
         self.hub.drop(name)
         self._bus.unsubscribe(name)
+
+
+def _too_large(request: Subscribe, why: str) -> CommandError:
+    return CommandError(ErrorCode.STATE_TOO_LARGE, why, command_id=request.id, channel=request.channel)
 
 
 def _unavailable(request: Subscribe, message: str) -> CommandError:

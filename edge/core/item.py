@@ -12,7 +12,7 @@ from shared.publication import ContentType, DeltaFormat
 class Item:
     """One publication, full. Its encoded frames are kept with it, so that each is made once, whoever needs it."""
 
-    __slots__ = ("content_type", "epoch", "frames", "key", "offset", "payload", "payload_hash", "time_ms")
+    __slots__ = ("content_type", "epoch", "frames", "key", "offset", "payload", "payload_hash", "tags", "time_ms")
 
     def __init__(self, epoch: str, envelope: Envelope, payload: bytes) -> None:
         self.epoch = epoch
@@ -22,11 +22,30 @@ class Item:
         self.content_type: ContentType = envelope.content_type
         self.time_ms: int | None = None if envelope.time_ms == NO_TIME else envelope.time_ms
         self.key = envelope.key
+        self.tags = envelope.tags
         self.frames: dict[Hashable, bytes] = {}
         """Full frames by variant."""
 
     def __repr__(self) -> str:
         return f"<Item {self.offset} of {self.epoch}, {len(self.payload)} bytes>"
+
+
+class KeyedItem(Item):
+    """One publication of a keyed channel."""
+
+    __slots__ = ("previous",)
+
+    key: bytes
+
+    def __init__(self, epoch: str, envelope: Envelope, payload: bytes) -> None:
+        super().__init__(epoch, envelope, payload)
+        self.previous: KeyedItem | None = None
+        """The publication of the same key before this one, while this one is in the channel's ring; None after a deletion."""
+
+    @property
+    def is_deletion(self) -> bool:
+        """Whether the key was deleted."""
+        return self.content_type is ContentType.NONE
 
 
 class Step:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edge.core.hub import Channel, Subscription
 from edge.core.item import Step
-from edge.core.stream import ChannelStream
+from edge.core.stream import ChannelStream, Gap
 from edge.core.variant import Dialect, Label, Variant
 from shared.delta import json_patch, vcdiff
 from shared.envelope import NO_TIME, Envelope, epoch_to_text
@@ -95,5 +95,15 @@ class Reader:
 
     def __init__(self, channel: Channel, wanted: Variant, *, in_step: bool) -> None:
         self.writes: list[bytes] = []
-        self.subscription = Subscription(channel, wanted, self.writes.append)
+        self.subscription = Subscription(channel, wanted, self.writes.append, Nobody())
         channel.add(self.subscription, in_step=in_step)
+
+
+class Nobody:
+    """Holds subscriptions that nothing happens to."""
+
+    def on_restart(self, subscription: Subscription, gap: Gap) -> None:
+        """See `edge.core.hub.Holder`."""
+
+    def on_end(self, subscription: Subscription, why: str) -> None:
+        """See `edge.core.hub.Holder`."""
