@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 
@@ -15,12 +15,16 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from bridge.adapters.internal_http import Health, InternalServer
 from bridge.adapters.kafka import KafkaRecords
-from bridge.adapters.metrics import PipelineCollector
+from bridge.adapters.kafka_dead_letters import KafkaDeadLetters
+from bridge.adapters.metrics import PipelineCollector, RulesCollector
+from bridge.adapters.rules_file import RulesFile
 from bridge.core.chain import DeltaChain
+from bridge.core.draft import OnError
+from bridge.core.letter import Origin
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
+from bridge.dead_letters import DeadLetterQueue
 from bridge.pipeline import Pipeline, PipelineSettings, Time
-from bridge.rules.load import load_rules
 from bridge.settings import BridgeSettings, check_settings
 from shared.bus.placement import place
 from shared.bus.publisher import BusPublisher
@@ -34,10 +38,15 @@ _EXIT_AT_ONCE = 130
 
 
 class Stop:
-    """Whether to end. The first SIGTERM or SIGINT asks for it, the second one ends the process at once."""
+    """Whether to end. The first SIGTERM or SIGINT asks for it, the second one ends the process at once.
+
+    SIGHUP calls `on_hang_up`, or asks for the end where it comes because the terminal was closed.
+    """
 
     def __init__(self) -> None:
         self.is_asked_for = False
+        self.on_hang_up: Callable[[], None] = _nothing
+        self._had_terminal = False
 
     def __repr__(self) -> str:
         return f"<Stop {'asked for' if self.is_asked_for else 'not asked for'}>"
@@ -50,6 +59,8 @@ class Stop:
         """Take the signals from here on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._had_terminal = _has_terminal()
+        signal.signal(signal.SIGHUP, self._on_hang_up)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # No log, no lock: this may interrupt any line.
@@ -57,8 +68,27 @@ class Stop:
             os._exit(_EXIT_AT_ONCE)
         self.is_asked_for = True
 
+    def _on_hang_up(self, _number: int, _frame: FrameType | None) -> None:
+        if self._had_terminal and not _has_terminal():
+            self.is_asked_for = True
+        else:
+            self.on_hang_up()
 
-def run(settings: BridgeSettings, rules: CompiledRules, stop: Stop) -> None:
+
+def _nothing() -> None:
+    """Nobody listens yet."""
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a terminal to which it belongs."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def run(settings: BridgeSettings, rules_file: RulesFile, rules: CompiledRules, stop: Stop) -> None:
     """Run until `stop`. Raises what `Pipeline.run` raises, and ConfigurationError where Kafka's client or an address refuses a setting."""
     log = Log("bridge")
     log.info(
@@ -72,14 +102,16 @@ def run(settings: BridgeSettings, rules: CompiledRules, stop: Stop) -> None:
     )
     for note in rules.notes:
         log.warning(note)
-    _App(settings, rules, stop, log).run()
+    stop.on_hang_up = rules_file.ask
+    _App(settings, rules_file, rules, stop, log).run()
     log.info("stopped")
 
 
 class _App:
     """All parts, wired."""
 
-    def __init__(self, settings: BridgeSettings, rules: CompiledRules, stop: Stop, log: Log) -> None:
+    def __init__(self, settings: BridgeSettings, rules_file: RulesFile, rules: CompiledRules, stop: Stop, log: Log) -> None:
+        self._rules_file = rules_file
         self._settings = settings
         self._stop = stop
         self._log = log
@@ -93,6 +125,9 @@ class _App:
             clock=time.monotonic,
             random=chance,
         )
+        letters = KafkaDeadLetters(settings.bootstrap_servers, settings.kafka_properties)
+        if any(route.on_error is OnError.DEAD_LETTER for route in rules.routes):
+            letters.check()
         bus = BusPublisher(place(settings.bus_servers), settings.bus_layout, instance=f"{socket.gethostname()}-{os.getpid()}")
         self._chain = DeltaChain(shards=settings.bus_shards, clock=time.monotonic, max_bytes=settings.delta_cache_bytes)
         self.pipeline = Pipeline(
@@ -103,14 +138,18 @@ class _App:
             time=Time(time.monotonic, time.sleep, chance),
             stop=stop,
             settings=PipelineSettings(commit_interval_s=settings.commit_interval_s, max_batch_records=settings.max_batch_records),
+            letters=DeadLetterQueue(letters, Origin(_version(), settings.group), now=time.monotonic, wall=time.time, random=chance),
+            new_rules=rules_file,
         )
 
     def run(self) -> None:
         """Serve health and metrics while the pipeline runs."""
         server = self._serve()
+        self._rules_file.start()
         try:
             self.pipeline.run()
         finally:
+            self._rules_file.close()
             if server is not None:
                 server.close()
 
@@ -125,43 +164,47 @@ class _App:
         registry.register(
             PipelineCollector(self.pipeline, cache_bytes=lambda: chain.bytes_held, kafka_is_away=lambda: records.is_away),
         )
+        registry.register(RulesCollector(lambda: self._rules_file.state))
         server = InternalServer(self._settings.internal_host, self._settings.internal_port, health=self._health, registry=registry)
         self._log.info("health and metrics", address=server.address)
         return server
 
     def _health(self) -> Health:
-        pipeline = self.pipeline
+        pipeline, rules = self.pipeline, self._rules_file.state
         bus_away, kafka_away, halted = pipeline.bus_away_since is not None, self._records.is_away, dict(pipeline.halted)
+        letters_away = pipeline.letters is not None and pipeline.letters.away_since is not None
         if self._stop():
             status = "stopping"
         elif not pipeline.is_started:
             status = "starting"
         else:
-            status = "degraded" if bus_away or kafka_away or halted else "ready"
+            status = "degraded" if bus_away or kafka_away or letters_away or halted or rules.problems else "ready"
         details = {
             "bus": "away" if bus_away else "ok",
             "kafka": "away" if kafka_away else "ok",
+            "dead_letters": "away" if letters_away else "ok",
             "halted": {f"{topic}[{number}]": problem for (topic, number), problem in halted.items()},
             "lag": pipeline.lag,
+            "rules": {"generation": rules.generation, "digest": rules.digest, "problems": rules.problems},
         }
         return Health(status, time.monotonic() - pipeline.ticked_at < _STUCK_AFTER_S, details)
 
 
-def check(settings: BridgeSettings, problems: Iterable[str] = ()) -> CompiledRules:
-    """The rules, if they and the settings are right; else ConfigurationError with all `problems`, those found before included."""
+def check(settings: BridgeSettings, problems: Iterable[str] = ()) -> tuple[RulesFile, CompiledRules]:
+    """The rules file and what is in it, if that and the settings are right; else ConfigurationError, `problems` found before included."""
     problems = list(problems)
-    rules = None
+    rules, rules_file = None, RulesFile(settings.rules, wall_clock=time.time)
     try:
         check_settings(settings)
     except ConfigurationError as error:
         problems += error.problems
     try:
-        rules = load_rules(settings.rules)
+        rules = rules_file.load()
     except ConfigurationError as error:
         problems += error.problems
     if problems or rules is None:
         raise ConfigurationError(problems)
-    return rules
+    return rules_file, rules
 
 
 def _version() -> str:

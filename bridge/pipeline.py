@@ -10,7 +10,7 @@ records were never committed, and whoever gets their partitions reads them again
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,15 +18,19 @@ import msgspec
 from bridge.core.backoff import Backoff
 from bridge.core.chain import DeltaChain
 from bridge.core.checkpoint import Checkpoint
+from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.flow import Hold
+from bridge.core.letter import Replay, replay_of
 from bridge.core.record import Partition, Record
+from bridge.core.reload import Change
 from bridge.core.routing import Routed, Router
 from bridge.core.tally import Tally
-from bridge.ports import Bus, Records
+from bridge.dead_letters import DeadLetterQueue
+from bridge.ports import Bus, NewRules, Records
 from shared.bus.push import Outcome, Push, Pushed, Source
 from shared.envelope import NO_TIME
-from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
+from shared.errors import BusError, BusLayoutError, BusUnavailableError, ConfigurationError, IncarnationError
 from shared.telemetry import Log, Throttle
 
 T = TypeVar("T")
@@ -51,6 +55,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     """For what was begun when partitions are revoked."""
     stop_timeout_s: float = 10.0
     """For what was begun when the process is told to stop."""
+    schema_retry_s: float = 0.25
+    """Between two attempts to read records whose schema could not be had; how often the registry is asked is its client's business."""
     first_backoff_s: float = 0.1
     most_backoff_s: float = 2.0
 
@@ -81,7 +87,7 @@ class _Flight:
 class Pipeline:
     """See the module. Make it, call `run`; `stop` may be asked at any time whether to end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that it is made of
         self,
         records: Records,
         bus: Bus,
@@ -91,8 +97,14 @@ class Pipeline:
         time: Time,
         stop: Callable[[], bool],
         settings: PipelineSettings | None = None,
+        letters: DeadLetterQueue | None = None,
+        new_rules: NewRules | None = None,
     ) -> None:
         self.tally = Tally()
+        self.letters = letters
+        """What takes the records of routes with `on_error: dead-letter`; without it such a problem halts its partition."""
+        if letters is not None:
+            letters.tally = self.tally
         self.bus_away_since: float | None = None
         """Since when the bus takes nothing; None while it does."""
         self.halted: dict[Partition, str] = {}
@@ -113,6 +125,16 @@ class Pipeline:
         self._flight = _Flight()
         self._backlog: list[Record] = []
         """Records that came while the bus was away: consumed, nothing made of them yet."""
+        self._blocked: set[Partition] = set()
+        """Partitions whose dead letters must be written before more of their records are looked at."""
+        self._parked: list[Record] = []
+        """Records of such partitions that had been consumed already."""
+        self._new_rules = new_rules
+        self._halted_at: dict[Partition, int] = {}
+        """The kafka offsets of the records that halted partitions."""
+        self._unreadable: dict[Partition, list[Record]] = {}
+        """Records that wait for a schema, and those behind them. Nothing was made of them yet; their partitions are held."""
+        self._next_reading = 0.0
         self._gone: set[Partition] = set()
         """Partitions that were taken from us while the present batch is processed; what is left of them in it is not ours."""
         self._to_reopen: set[int] = set()
@@ -147,11 +169,15 @@ class Pipeline:
     def step(self) -> None:
         """One turn of the loop."""
         self._tick()
+        self._take_new_rules()
+        self._unblock()
         records, self._backlog = self._backlog, []
         if not records:
             records = self._records.consume(self._batch_records(), self._settings.poll_s)
         if records:
             self._process(records)
+        if self._unreadable and self._time.now() >= self._next_reading:
+            self._read_again()
         now = self._time.now()
         if now >= self._next_commit:
             self._commit()
@@ -182,6 +208,7 @@ class Pipeline:
                 self._log.warning("partitions revoked while the bus is away: their last records are left to their new owner")
                 break
             self._time.sleep(wait_s)
+        self._await_letters(set(partitions), deadline)
         self._commit(wait=True)
         self._chain.forget(self._sources(partitions))
         self._forget(partitions)
@@ -209,6 +236,62 @@ class Pipeline:
         self.tally.commit_failures += 1
         self._checkpoint.commit_failed(partitions)
 
+    # When the rules change. Called between two batches, when nothing is in flight.
+
+    def _take_new_rules(self) -> None:
+        change = self._new_rules.take() if self._new_rules is not None else None
+        if change is None or self._new_rules is None:
+            return
+        # What was finished under the old rules must not come back under the new ones, should this process be killed.
+        self._commit(wait=True)
+        try:
+            router = Router(change.rules)
+            self._put_back(router)
+            self._records.subscribe(change.rules.topics)
+        except ConfigurationError as error:
+            self._new_rules.refuse(error.problems)
+            return
+        self._router = router
+        self._chain.keep(change.kept)
+        self._chain.distrust()  # Other members of the group may still publish by the old rules, or by the new ones already.
+        self._try_halted_again(change)
+        self._new_rules.accept(change)
+
+    def _put_back(self, router: Router) -> None:
+        """What was read ahead of topics that have no route any more: whoever reads them next gets it."""
+        waiting = [*self._backlog, *self._parked, *(record for records in self._unreadable.values() for record in records)]
+        first: dict[Partition, int] = {}
+        for record in waiting:
+            if not router.routes_of(record.topic):
+                partition = record.topic, record.partition
+                first[partition] = min(record.offset, first.get(partition, record.offset))
+        if first:
+            self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in first]
+            self._parked = [record for record in self._parked if (record.topic, record.partition) not in first]
+            self._unreadable = {partition: records for partition, records in self._unreadable.items() if partition not in first}
+            self._records.release(first, Hold.SCHEMA_AWAY)
+            self._records.rewind(first)
+
+    def _try_halted_again(self, change: Change) -> None:
+        """A partition that was halted under the old rules goes on with the record that halted it.
+
+        Or with an older one whose dead letter is not acknowledged: that is made anew.
+        """
+        halted, self._halted_at = self._halted_at, {}
+        self.halted.clear()
+        if not halted:
+            return
+        self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in halted]
+        self._parked = [record for record in self._parked if (record.topic, record.partition) not in halted]
+        if self.letters:
+            for partition, oldest in self.letters.oldest().items():
+                if partition in halted:
+                    halted[partition] = min(oldest, halted[partition])
+            self.letters.forget(halted)
+        self._records.release(halted, Hold.HALTED)
+        self._records.rewind(halted)
+        self._log.info("halted partitions are tried again", partitions=_names(list(halted)), rules_changed=not change.is_empty)
+
     # From records to pushes.
 
     def _process(self, records: Iterable[Record]) -> None:
@@ -219,11 +302,19 @@ class Pipeline:
             partition = record.topic, record.partition
             if partition in self.halted or partition in self._gone:
                 continue
+            if (self._unreadable or self._blocked) and self._must_wait(record):
+                continue
+            try:
+                routed = self._route(record)
+            except SchemaUnavailableError as error:
+                self._put_off(record, error)
+                continue
             self._checkpoint.track(partition, record.offset)
             self._count(record)
-            routed = self._route(record)
             if partition in self.halted:
                 continue
+            if self.letters is not None and routed.problems:
+                self._put_aside(self.letters, record, routed.problems)
             if not self._prepare(record, routed.drafts):
                 return
             self._flight.records.append((partition, record.offset))
@@ -231,9 +322,29 @@ class Pipeline:
                 return
         self._deliver()
 
+    def _must_wait(self, record: Record) -> bool:
+        """Whether records before this one wait for a schema or for dead letters; then it joins them."""
+        partition = record.topic, record.partition
+        if partition in self._unreadable:
+            self._unreadable[partition].append(record)
+        elif partition in self._blocked:
+            self._parked.append(record)
+        else:
+            return False
+        return True
+
     def _route(self, record: Record) -> Routed:
         try:
-            routed = self._router.route(record)
+            replay = replay_of(record.headers) if record.headers else None
+            if replay is None:
+                routed = self._router.route(record)
+            elif self._is_for_others(replay):
+                self.tally.filtered += 1
+                return Routed()
+            else:
+                routed = self._router.route(record, replay)
+        except SchemaUnavailableError:
+            raise
         except Exception as error:  # noqa: BLE001  (a fault of ours must not lose a record: its partition stops, visibly)
             self._log.exception("routing failed", record=record.where)
             self._halt(record, f"routing failed: {error!r}")
@@ -243,6 +354,22 @@ class Pipeline:
         for problem in routed.problems:
             self._tell(record, problem)
         return routed
+
+    # When a schema cannot be had: its partition waits, and the others go on.
+
+    def _put_off(self, record: Record, error: SchemaUnavailableError) -> None:
+        partition = record.topic, record.partition
+        self._unreadable[partition] = [record]
+        self._records.hold([partition], Hold.SCHEMA_AWAY)
+        self._next_reading = self._time.now() + self._settings.schema_retry_s
+        if (silenced := self._throttle.admit("schema")) is not None:
+            self._log.warning("records wait for a schema", record=record.where, reason=str(error), not_shown=silenced)
+
+    def _read_again(self) -> None:
+        """Try the records that waited for schemas, and let those partitions flow that need not wait any more."""
+        waiting, self._unreadable = self._unreadable, {}
+        self._process([record for records in waiting.values() for record in records])
+        self._records.release([partition for partition in waiting if partition not in self._unreadable], Hold.SCHEMA_AWAY)
 
     def _prepare(self, record: Record, drafts: Iterable[Draft]) -> bool:
         """Put the pushes of a record into flight; deliver whenever that is full. False where a delivery was given up."""
@@ -270,16 +397,24 @@ class Pipeline:
         self.tally.problems[key] = self.tally.problems.get(key, 0) + 1
         if problem.on_error is OnError.HALT:
             self._halt(record, problem.message)
+            return
+        if problem.on_error is OnError.DEAD_LETTER and (trouble := self._trouble_with_letter(record, problem)):
+            self._halt(record, f"{problem.message}; {trouble}")
         elif (silenced := self._throttle.admit(key)) is not None:
-            self._log.warning("record skipped", route=problem.route, problem=problem.message, not_shown=silenced)
+            what = "record put aside" if problem.on_error is OnError.DEAD_LETTER else "record skipped"
+            self._log.warning(what, route=problem.route, problem=problem.message, not_shown=silenced)
 
     def _halt(self, record: Record, message: str) -> None:
         partition = record.topic, record.partition
         if partition in self.halted:
+            self._halted_at[partition] = min(record.offset, self._halted_at[partition])
             return
         self.halted[partition] = message
+        self._halted_at[partition] = record.offset
         self._records.hold([partition], Hold.HALTED)
-        self._log.error("partition halted: correct the rules or the record, then restart", record=record.where, problem=message)
+        self._log.error(
+            "partition halted: correct the rules (or skip the record), then reload them or restart", record=record.where, problem=message
+        )
 
     def _count(self, record: Record) -> None:
         size = len(record.value or b"")
@@ -295,6 +430,74 @@ class Pipeline:
 
     def _is_full(self) -> bool:
         return len(self._flight.pushes) >= self._settings.max_push or self._flight.bytes >= self._settings.max_batch_bytes
+
+    # Dead letters.
+
+    def _trouble_with_letter(self, record: Record, problem: RecordProblem) -> str:
+        """Why the record cannot be put aside; nothing where it can."""
+        if self.letters is None or problem.dead_letters is None:
+            return "and there is nowhere to put its dead letter"
+        topic = problem.dead_letters.of(record.topic)
+        if self._router.routes_of(topic):
+            return f"its dead letter would go to {topic}, which these rules consume: name another topic in dead_letters.topic"
+        return ""
+
+    def _put_aside(self, letters: DeadLetterQueue, record: Record, problems: Iterable[RecordProblem]) -> None:
+        """Write a dead letter for each route that wants one of these problems."""
+        by_route: dict[str, list[RecordProblem]] = {}
+        for problem in problems:
+            if problem.on_error is OnError.DEAD_LETTER:
+                by_route.setdefault(problem.route, []).append(problem)
+        partition = record.topic, record.partition
+        self._checkpoint.owe(partition, record.offset, len(by_route))
+        for those in by_route.values():
+            letters.post(record, those, self._records.cluster_id)
+        if by_route and letters.is_full:
+            self._block({partition})
+
+    def _is_for_others(self, replay: Replay) -> bool:
+        """Whether a record comes again for another group's bridges."""
+        return self.letters is not None and replay.group not in {"", self.letters.group}
+
+    def _block(self, partitions: set[Partition]) -> None:
+        self._blocked |= partitions
+        self._records.hold(partitions, Hold.DEAD_LETTERS)
+
+    def _unblock(self) -> None:
+        """Between two batches: go on with partitions whose dead letters are written, their parked records first."""
+        if self.letters is None or (not self.letters and not self._blocked):
+            return
+        blocked = self.letters.blocked()
+        if new := blocked - self._blocked:
+            self._block(new)
+        freed = self._blocked - blocked
+        if not freed:
+            return
+        self._blocked -= freed
+        self._records.release(freed, Hold.DEAD_LETTERS)
+        ready = [record for record in self._parked if (record.topic, record.partition) in freed]
+        self._parked = [record for record in self._parked if (record.topic, record.partition) not in freed]
+        self._backlog[:0] = ready
+
+    def _settle_letters(self) -> None:
+        if not self.letters:
+            return
+        done, refused = self.letters.poll()
+        for partition, offset in done:
+            self._checkpoint.done(partition, offset)
+        for record, why in refused:
+            self._halt(record, why)
+
+    def _await_letters(self, partitions: Collection[Partition], deadline: float) -> None:
+        """Wait for the letters of these partitions, whose records can be committed then; but not for ever."""
+        while self.letters and self.letters.has(partitions):
+            self._settle_letters()
+            left_s = deadline - self._time.now()
+            if left_s <= 0:
+                self._log.warning("dead letters are not acknowledged in time: their records are left to the next owner of the partition")
+                return
+            if self.letters.has(partitions):
+                self._time.sleep(min(left_s, 0.02))
 
     # From pushes to the bus.
 
@@ -433,6 +636,7 @@ class Pipeline:
     # Regular duties.
 
     def _tick(self) -> None:
+        self._settle_letters()
         now = self.ticked_at = self._time.now()
         if now < self._next_beat:
             return
@@ -456,8 +660,14 @@ class Pipeline:
         self._gone |= gone
         self._checkpoint.forget(gone)
         self._backlog = [record for record in self._backlog if (record.topic, record.partition) not in gone]
+        self._parked = [record for record in self._parked if (record.topic, record.partition) not in gone]
+        self._blocked -= gone
+        if self.letters:
+            self.letters.forget(gone)
         for partition in gone:
             self.halted.pop(partition, None)
+            self._halted_at.pop(partition, None)
+            self._unreadable.pop(partition, None)
 
     def _report(self) -> None:
         self._next_report = self._time.now() + self._settings.report_interval_s
@@ -479,6 +689,9 @@ class Pipeline:
 
     def _close(self) -> None:
         try:
+            self._await_letters(self._records.assigned, self._stop_by or self._time.now() + self._settings.stop_timeout_s)
+            if self.letters is not None:
+                self.letters.close()
             self._commit(wait=True)
             self._report()
         finally:

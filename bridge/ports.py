@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from bridge.core.flow import Hold
+from bridge.core.letter import DeadLetter
 from bridge.core.record import Partition, Record
+from bridge.core.reload import Change
 from shared.bus.layout import BusLayout
 from shared.bus.push import Push, Pushed
 from shared.errors import DistributaryError
@@ -47,6 +51,31 @@ class Bus(Protocol):
         """Disconnect."""
 
 
+class LetterAnswer(msgspec.Struct, frozen=True):
+    """What became of a dead letter."""
+
+    number: int
+    problem: str = ""
+    """Why it is not on its topic; nothing where it is, on all replicas in sync."""
+    is_final: bool = False
+    """Whether trying again brings nothing until somebody changes something."""
+    note: str = ""
+    """What is to be said of a letter that is on its topic."""
+
+
+class DeadLetters(Protocol):
+    """Where records go that a route cannot handle. One caller, one thread. No method waits, but for `close`."""
+
+    def send(self, number: int, letter: DeadLetter) -> None:
+        """Begin to write it; `poll` answers with this number, once. Keeps no more than what it was given and has not answered."""
+
+    def poll(self) -> list[LetterAnswer]:
+        """Go on with the work. Returns the answers since the last call."""
+
+    def close(self) -> None:
+        """Give up what has no answer, in at most a second."""
+
+
 class Listener(Protocol):
     """Who is told what happens to partitions. Called from within `Records.consume` and `Records.close`, never at another time."""
 
@@ -63,6 +92,19 @@ class Listener(Protocol):
         """Their last commit did not reach Kafka."""
 
 
+class NewRules(Protocol):
+    """Where changed rules come from, checked already. `take` is for the pipeline's thread, the others for the one that took."""
+
+    def take(self) -> Change | None:
+        """The rules to go over to, once; None where there are none."""
+
+    def accept(self, change: Change) -> None:
+        """They are in force."""
+
+    def refuse(self, problems: Sequence[str]) -> None:
+        """They cannot be; the old ones stay."""
+
+
 class Records(Protocol):
     """Where records come from: a member of a consumer group."""
 
@@ -75,8 +117,22 @@ class Records(Protocol):
         Must be called every few seconds to stay in the group. Calls the listener. Raises RecordsError where all is lost.
         """
 
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Read these topics (and patterns) from now on, as the same member of the group.
+
+        No more records come of the others, and what was read ahead of them is as if it never had been. Raises ConfigurationError
+        where they cannot be subscribed to; then all is as it was.
+        """
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """Return the records from these offsets on again."""
+
     def source_id(self, partition: Partition) -> bytes:
         """Who a partition is (shared.bus.push.source_id). Known for each partition of which `consume` returned records."""
+
+    @property
+    def cluster_id(self) -> str:
+        """Where the records come from. Known as soon as `consume` returned records."""
 
     @property
     def owns_all(self) -> bool:

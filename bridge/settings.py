@@ -27,6 +27,10 @@ OWN_PROPERTIES = {
     "enable.auto.offset.store": "offsets are committed when their publications are on the bus",
     "partition.assignment.strategy": "rebalances are cooperative",
     "group.protocol": "rebalances are those of the classic protocol",
+    "enable.idempotence": "dead letters are written once and for sure",
+    "acks": "dead letters are written once and for sure",
+    "request.required.acks": "dead letters are written once and for sure",
+    "transactional.id": "only `bridge dead-letters replay` uses transactions",
     "enable.partition.eof": "the end of a partition is no event to the bridge",
 }
 """Properties of Kafka's client that the bridge sets itself, and why an operator may not."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -26,7 +27,8 @@ from edge.core.stream import OutOfStep, Refill
 from edge.core.variant import Variant
 from edge.keys import MAX_EARLY, MAX_EARLY_BYTES, read_state
 from edge.pacer import Pacer, PacerHolder
-from edge.ports import Bus, ClientPipe
+from edge.ports import Bus, ChannelHistory, ClientPipe
+from edge.turns import Turns
 from shared.channel import namespace_of
 from shared.envelope import Envelope
 from shared.errors import BusUnavailableError
@@ -40,6 +42,12 @@ FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 10.0
 REFUSED_S = 30.0
 """How long a keyed channel whose state was too large is not read again."""
+FIRST_REACH = 32
+"""Publications of a channel that are read at once where somebody comes with a position, until it is known how far behind they are."""
+REACH_BYTES = 262_144
+"""About as much is read on such a guess, at most."""
+READ_MARGIN = 8
+"""Read so many more than are wanted: publications go on while the bus is read."""
 
 
 class Subscriber(Protocol):
@@ -57,6 +65,18 @@ class Subscriber(Protocol):
 
     def refuse(self, request: Subscribe, error: CommandError) -> None:
         """Tell that it did not work."""
+
+
+class _Waiting:
+    """A subscribe that waits for the bus."""
+
+    __slots__ = ("is_checked", "request", "subscriber")
+
+    def __init__(self, request: Subscribe, subscriber: Subscriber) -> None:
+        self.request = request
+        self.subscriber = subscriber
+        self.is_checked = False
+        """Whether the bus was read since it came: a position that is not known then is wrong."""
 
 
 class _Lane:
@@ -80,7 +100,7 @@ class _Lane:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.is_live = False
-        self.waiting: list[tuple[Subscribe, Subscriber]] = []
+        self.waiting: deque[_Waiting] = deque()
         self.early: list[Envelope] = []
         self.task: asyncio.Task[None] | None = None
         self.again = False
@@ -125,6 +145,7 @@ class Node:
         self.limits = limits
         self.hub = Hub(ring_items=limits.ring_items, ring_bytes=limits.ring_bytes)
         self.clock = clock
+        self.turns = Turns(clock)
         self.gaps = 0
         """How many gaps subscribers were told of, counted by channel."""
         self.publications = 0
@@ -136,6 +157,10 @@ class Node:
         self._idle: dict[str, float] = {}
         self._held_bytes = 0
         self._state_bytes = 0
+        self._reach = FIRST_REACH
+        """How many publications those who come with a position are behind by, about."""
+        self._payload_bytes = 1_024.0
+        """What a publication has that is read, about."""
 
     def __repr__(self) -> str:
         return f"<Node {len(self._lanes)} channels, {self._held_bytes} bytes held, {len(self._idle)} idle>"
@@ -165,11 +190,10 @@ class Node:
             subscriber.refuse(request, _too_large(request, "the channel's state is larger than this edge holds"))
             self._note_idle(lane)
             return
-        if request.position is not None and not lane.channel.stream.knows(request.position):
-            lane.again = True
-        if lane.is_live and not self._start(lane, request, subscriber):
+        waiting = _Waiting(request, subscriber)
+        if lane.is_live and not self._is_in_doubt(lane, waiting) and not self._start(lane, request, subscriber):
             return
-        lane.waiting.append((request, subscriber))
+        lane.waiting.append(waiting)
         self._read(lane)
 
     def agree(self, channel: str, wish: Wish) -> Delivery | None:
@@ -220,7 +244,11 @@ class Node:
                 continue
             step = lane.channel.stream.apply(envelope)
             if type(step) is Step:
-                ticks.setdefault(lane, []).append(step)
+                steps = ticks.get(lane)
+                if steps is None:
+                    ticks[lane] = [step]
+                else:
+                    steps.append(step)
             elif type(step) is OutOfStep:
                 self._fall_behind(lane, envelope, step.why)
         for lane, steps in ticks.items():
@@ -290,20 +318,21 @@ class Node:
     async def _read_once(self, lane: _Lane) -> None:
         name = lane.channel.label.name
         await self._bus.subscribe(name)
-        if lane.again or not lane.is_live:
+        history = None
+        if lane.again or not lane.is_live or any(self._is_in_doubt(lane, waiting) for waiting in lane.waiting):
             lane.again = False
-            await self._refill(lane)
-        await self._serve_waiting(lane)
+            history = await self._refill(lane)
+        await self._serve_waiting(lane, history)
 
-    async def _refill(self, lane: _Lane) -> None:
-        """Bring the stream up to what the bus holds, deliver it, then what arrived meanwhile."""
+    async def _refill(self, lane: _Lane) -> ChannelHistory:
+        """Bring the stream up to what the bus holds, deliver it, then what arrived meanwhile. Returns what was read."""
         stream, most = lane.channel.stream, self.limits.max_recovery_items
-        asked = 1
+        asked = self._wanted(lane)
         while True:
             # What came before the bus is asked, the answer has, or the bus has lost it since. It must not be looked at after the answer: an
             # envelope of a lost epoch never follows from anything again, and its offset 1 would pass for a new beginning.
             lane.early.clear()
-            epoch = stream.epoch
+            epoch, present = stream.epoch, list(lane.waiting)
             history = await self._bus.read(lane.channel.label.name, asked)
             if stream.epoch != epoch:
                 continue  # The first publication overtook the answer, which may still say that there is none.
@@ -315,8 +344,10 @@ class Node:
                 refill = await self._read_keys(lane, history.envelopes[-1], refill)
             if not refill.needs_more:
                 break
-            # A few more than are missing now: publications go on while the bus is read.
-            asked = min(refill.needs_more + 8, most)
+            asked = min(refill.needs_more + READ_MARGIN, most)
+        for waiting in present:
+            waiting.is_checked = True
+        self._learn(lane, history)
         if refill.gap is not None:
             self.gaps += 1
             lane.channel.tell_gap(refill.gap, refill.steps)
@@ -327,6 +358,7 @@ class Node:
             lane.is_live = True
             early, lane.early = lane.early, []
             self.on_publications([(lane.channel.label.name, envelope) for envelope in early])
+        return history
 
     async def _read_keys(self, lane: _Lane, newest: Envelope, refill: Refill) -> Refill:
         """Read the state of a keyed channel. The lane is not live: all that came since its newest publication was read waits."""
@@ -341,43 +373,116 @@ class Node:
             lane.is_reading_keys = False
         return stream.adopt(load, "history_trimmed" if refill.gap is None else refill.gap.reason)
 
-    async def _serve_waiting(self, lane: _Lane) -> None:
-        """Start those who wait; for those who want more than the ring has, read the history once for all of them."""
-        stream, most = lane.channel.stream, self.limits.max_recovery_items
-        wanted = self._start_waiting(lane)
+    def _wanted(self, lane: _Lane) -> int:
+        """How many of the newest publications to read, so that one read serves the channel and all who wait for it."""
+        stream, wanted, is_guess = lane.channel.stream, 1, False
+        for waiting in lane.waiting:
+            position, rewind, mode = waiting.request.position, waiting.request.rewind, waiting.request.delivery.mode
+            if position is not None:
+                is_guess = is_guess or mode is not Mode.CONFLATE
+                if position.epoch == stream.epoch and position.offset > stream.offset:
+                    wanted = max(wanted, position.offset - stream.offset + READ_MARGIN)
+            elif rewind is not None:
+                wanted = max(wanted, self.limits.max_recovery_items if rewind.age_ms else rewind.count)
+        if is_guess:
+            wanted = max(wanted, min(self._reach, int(REACH_BYTES / self._payload_bytes)))
+        return min(wanted, self.limits.max_recovery_items)
+
+    def _learn(self, lane: _Lane, history: ChannelHistory) -> None:
+        """Guess better the next time: in a storm, clients of all channels are behind by about as much."""
+        stream, envelopes = lane.channel.stream, history.envelopes
+        if envelopes:
+            mean = sum(len(envelope.body) for envelope in envelopes) / len(envelopes)
+            self._payload_bytes = max(mean + 1, self._payload_bytes + (mean - self._payload_bytes) / 8)
+        positions = (waiting.request.position for waiting in lane.waiting)
+        behind = [stream.offset - position.offset for position in positions if position is not None and position.epoch == stream.epoch]
+        if behind:
+            # One who was away for long counts for little: each channel at most doubles it.
+            reach = max(int(self._reach * 0.9), min(max(behind) + READ_MARGIN, 2 * self._reach))
+            self._reach = max(FIRST_REACH, min(reach, self.limits.ring_items))
+
+    async def _serve_waiting(self, lane: _Lane, history: ChannelHistory | None) -> None:
+        """Start those who wait; for those who want more than the ring and what was read have, read the history once for all of them."""
+        most = self.limits.max_recovery_items
+        wanted = await self._start_waiting(lane)
+        if wanted and history is not None:
+            wanted = await self._start_waiting(lane, history)
         asked = 0
         while wanted and lane.is_live and asked < most:
             # Somewhat more than is wanted, and ever more: what the bus holds may be ahead of what came here.
-            asked = min(max(wanted + 8, 2 * asked), most)
+            asked = min(max(wanted + READ_MARGIN, 2 * asked), most)
             history = await self._bus.read(lane.channel.label.name, asked)
-            items = stream.extend(history.envelopes, asked=asked)
-            self._count_bytes(lane)
-            is_all = len(history.envelopes) < asked
-            wanted = self._start_waiting(lane, items, most if is_all else len(items))
+            wanted = await self._start_waiting(lane, history)
         if wanted:
             lane.again = True
 
-    def _start_waiting(self, lane: _Lane, items: list[Item] | None = None, reach: int = 0) -> int:
-        """Start all who can be, with `items` those who need at most the newest `reach`; returns how much history the others need."""
+    async def _start_waiting(self, lane: _Lane, history: ChannelHistory | None = None) -> int:
+        """Start all who can be, with `history` those who need no more than it has; returns how much of it the others need.
+
+        Those who are nearest go first, and no more in one turn of the event loop than others can wait for.
+        """
+        if not lane.waiting:
+            return 0
+        items, is_all = None, False
+        if history is not None:
+            items, is_all = lane.channel.stream.extend(history.envelopes, asked=history.asked), len(history.envelopes) < history.asked
+            self._count_bytes(lane)
+        lane.waiting = deque(sorted(lane.waiting, key=lambda waiting: self._cost(lane, waiting.request)))
+        left: deque[_Waiting] = deque()
         wanted = 0
-        waiting, lane.waiting = lane.waiting, []
-        for request, subscriber in waiting:
-            if subscriber.is_closed:
-                continue
-            needed = self._start(lane, request, subscriber) if lane.is_live else 1
-            if lane.is_live and 0 < needed <= reach:
-                needed = self._start(lane, request, subscriber, items)
-            if needed:
-                lane.waiting.append((request, subscriber))
-                wanted = max(wanted, needed)
+
+        def start_some() -> bool:
+            nonlocal items, wanted
+            if items is not None:
+                items = lane.channel.stream.follow(items)
+            reach = 0 if items is None else self.limits.max_recovery_items if is_all else len(items)
+            while lane.waiting:
+                if self.turns.is_over():
+                    return False
+                waiting = lane.waiting.popleft()
+                needed = self._start_one(lane, waiting, items, reach)
+                if needed:
+                    left.append(waiting)
+                    wanted = max(wanted, needed)
+            return True
+
+        try:
+            await self.turns.finish(start_some, self._cost(lane, lane.waiting[-1].request))
+        finally:
+            lane.waiting.extendleft(reversed(left))
         return wanted
+
+    def _start_one(self, lane: _Lane, waiting: _Waiting, items: list[Item] | None, reach: int) -> int:
+        """Start one who waits; returns 0, how much history must be read first, or -1 where the stream itself must be."""
+        if waiting.subscriber.is_closed:
+            return 0
+        if not lane.is_live or self._is_in_doubt(lane, waiting):
+            return -1
+        needed = self._start(lane, waiting.request, waiting.subscriber)
+        if 0 < needed <= reach:
+            return self._start(lane, waiting.request, waiting.subscriber, items)
+        return needed
+
+    def _is_in_doubt(self, lane: _Lane, waiting: _Waiting) -> bool:
+        """Whether the bus must be asked before a position can be called wrong: another edge may have been quicker."""
+        position = waiting.request.position
+        return position is not None and not waiting.is_checked and not lane.channel.stream.knows(position)
+
+    def _cost(self, lane: _Lane, request: Subscribe) -> int:
+        """How many publications one who waits gets at its start, about."""
+        position, stream = request.position, lane.channel.stream
+        if position is not None:
+            return max(0, stream.offset - position.offset) if position.epoch == stream.epoch else 1
+        if request.rewind is None:
+            return 1
+        return self.limits.ring_items if request.rewind.age_ms else request.rewind.count
 
     def _start(self, lane: _Lane, request: Subscribe, subscriber: Subscriber, items: list[Item] | None = None) -> int:
         """Start a subscriber; returns 0, or how much history must be read first."""
         stream, limits = lane.channel.stream, self.limits
         is_paced = request.delivery.mode is not Mode.QUEUE
         start: Start | PacedStart | NeedHistory
-        if stream.keyed is not None and (request.position is None or stream.knows(request.position) or not lane.again):
+        if stream.keyed is not None:
             mode, most = request.delivery.mode, limits.max_recovery_items
             start = start_keyed(stream, request.position, mode, most=most, is_read=items is not None)
             if isinstance(start, NeedHistory):
@@ -385,9 +490,6 @@ class Node:
             subscriber.begin_paced(request, lane.channel, start)
             return 0
         if request.position is not None:
-            if lane.again and not stream.knows(request.position):
-                # Another edge may have been quicker: this one asks the bus before it calls a position wrong.
-                return 1
             if is_paced:
                 subscriber.begin_paced(request, lane.channel, start_paced_from(stream, request.position, request.delivery.mode))
                 return 0
@@ -405,10 +507,10 @@ class Node:
         return 0
 
     def _refuse_waiting(self, lane: _Lane, why: str) -> None:
-        waiting, lane.waiting = lane.waiting, []
-        for request, subscriber in waiting:
-            if not subscriber.is_closed:
-                subscriber.refuse(request, _unavailable(request, f"the bus does not answer ({why}); try again"))
+        all_waiting, lane.waiting = lane.waiting, deque()
+        for waiting in all_waiting:
+            if not waiting.subscriber.is_closed:
+                waiting.subscriber.refuse(waiting.request, _unavailable(waiting.request, f"the bus does not answer ({why}); try again"))
 
     def _deliver(self, lane: _Lane, steps: list[Step]) -> None:
         self.publications += len(steps)
@@ -421,10 +523,11 @@ class Node:
     def _count_bytes(self, lane: _Lane) -> None:
         """Note how much a channel holds. Raises StateTooLargeError where a keyed one holds too much."""
         stream = lane.channel.stream
-        if self._held_bytes + stream.bytes_held - lane.counted_bytes > self.limits.max_ring_bytes:
+        held = self._held_bytes - lane.counted_bytes
+        if held + stream.bytes_held > self.limits.max_ring_bytes:
             stream.shrink()
-        self._held_bytes += stream.bytes_held - lane.counted_bytes
         lane.counted_bytes = stream.bytes_held
+        self._held_bytes = held + lane.counted_bytes
         if stream.keyed is not None or lane.counted_state_bytes:
             self._count_state(lane)
 
@@ -447,10 +550,10 @@ class Node:
         lane.channel.tell_too_large(why)
         lane.channel.stream.forget()
         self._count_bytes(lane)
-        waiting, lane.waiting = lane.waiting, []
-        for request, subscriber in waiting:
-            if not subscriber.is_closed:
-                subscriber.refuse(request, _too_large(request, why))
+        all_waiting, lane.waiting = lane.waiting, deque()
+        for waiting in all_waiting:
+            if not waiting.subscriber.is_closed:
+                waiting.subscriber.refuse(waiting.request, _too_large(waiting.request, why))
         lane.early.clear()
         self._note_idle(lane)
 

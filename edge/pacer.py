@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edge.core.delivery import Mode
-from edge.core.item import Item, KeyedItem
+from edge.core.item import Item, item_of, keyed_item_of
 from edge.core.paced import MOST_AT_ONCE, PacedSubscription
 from edge.core.paced_keyed import KeyedPaced
 from edge.core.stream import Gap
@@ -184,5 +184,5 @@ class Pacer:
         if not history.envelopes:
             # The history ends (by far) after what is wanted: it goes on with the oldest that there is.
             history = await self._bus.read_oldest(name, wanted)
-        make = Item if stream.keyed is None else KeyedItem
+        make = item_of if stream.keyed is None else keyed_item_of
         return [make(epoch_to_text(envelope.epoch), envelope, envelope.body) for envelope in history.envelopes], is_all

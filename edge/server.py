@@ -15,6 +15,9 @@ from edge.transports.entry import Endpoint
 from shared.errors import DistributaryError
 
 BACKLOG = 4096
+ACCEPTS_A_TURN = 16
+"""libuv (1.52) accepts one connection of a socket in a turn of the event loop: 100 a second where a turn takes 10 ms. So clients come by
+several sockets that are one (dup(2)); a turn in which fewer come pays for the others with an accept(2) in vain, under 1 us each."""
 
 # Their notes on each connection and each start say nothing that the lines of this process do not.
 for _library in ("uvicorn.error", "websockets.server"):
@@ -43,6 +46,7 @@ class Server(uvicorn.Server):
             backlog=BACKLOG,
         )
         super().__init__(config)
+        self._is_public = endpoint is not None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,10 +62,13 @@ class Server(uvicorn.Server):
         """Listen; raise DistributaryError where that does not work. `is_shared`: others listen on the same port, and the kernel deals."""
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
-        sockets = bind(self.config.host, self.config.port, is_shared=True) if is_shared else None
+        sockets = None
+        if self._is_public:
+            bound = bind(self.config.host, self.config.port, is_shared=is_shared)
+            sockets = bound + [listener.dup() for listener in bound for _ in range(ACCEPTS_A_TURN - 1)]
         try:
             await self.startup(sockets)
-        except SystemExit:
+        except (SystemExit, OSError):
             raise _cannot_listen(self.config.host, self.config.port) from None
         self._ticking = asyncio.create_task(self.main_loop())
 

@@ -13,7 +13,7 @@ from edge.core.paced_keyed import KeyedPaced
 from edge.core.protocol import Ack, Command, CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
 from edge.core.recovery import PacedStart, Start
 from edge.core.stream import Gap
-from edge.core.variant import Dialect, Variant, Wrap, control, full_frame, gap_fields, gap_message
+from edge.core.variant import Dialect, Variant, Wrap, control, full_frame, gap_fields, gap_message, variant_of
 from edge.node import Node
 from edge.pacer import Pacer
 from edge.ports import ClientPipe
@@ -143,7 +143,7 @@ class Session:
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         """Answer a subscribe: what was agreed on, then the first publications, then join the channel."""
         del self._pending[request.channel]
-        variant = Variant(self._dialect, request.delta, self._wrap)
+        variant = variant_of(self._dialect, request.delta, self._wrap)
         frames = [full_frame(item, channel.label, variant) for item in start.items]
         if request.id is not None:
             frames.insert(0, self._wrap(control(_subscribed(request, channel, start), self._dialect)))
@@ -164,7 +164,7 @@ class Session:
             self._say(_subscribed(request, channel, start))
         elif start.gap is not None:
             self._say({"type": "gap", "channel": channel.label.name} | gap_fields(start.gap) | {"epoch": channel.stream.epoch})
-        self._pace(channel, Variant(self._dialect, request.delta, self._wrap), request.delivery, start.cursor)
+        self._pace(channel, variant_of(self._dialect, request.delta, self._wrap), request.delivery, start.cursor)
 
     # -- edge.core.hub.Holder and edge.pacer.PacerHolder ---------------------------------------------------------------------------
 

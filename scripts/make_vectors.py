@@ -113,7 +113,8 @@ def digest(payload: bytes) -> bytes:
 
 def envelope_bytes(fields: Object) -> bytes:
     """The byte table of section 8."""
-    flags = fields["delta"] | fields["kind"] << 2 | fields["content_type"] << 4 | (0x40 if fields["key"] is not None else 0)
+    flags = fields["delta"] | fields["kind"] << 2 | fields["content_type"] << 4
+    flags |= (0x40 if fields["key"] is not None else 0) | (0x80 if fields["tags"] else 0)
     time_ms = -1 if fields["time_ms"] is None else fields["time_ms"]
     parts = [
         b"\x01",
@@ -128,6 +129,9 @@ def envelope_bytes(fields: Object) -> bytes:
     if fields["key"] is not None:
         key = bytes.fromhex(fields["key"])
         parts += [struct.pack(">H", len(key)), key]
+    if fields["tags"]:
+        tags = fields["tags"].encode()
+        parts += [struct.pack(">H", len(tags)), tags]
     return b"".join([*parts, bytes.fromhex(fields["body"])])
 
 
@@ -145,6 +149,7 @@ def envelope(name: str, body: bytes, **changes: Any) -> Object:
         "payload_hash": digest(body).hex(),
         "base_hash": "",
         "key": None,
+        "tags": "",
         "body": body.hex(),
         **changes,
     }
@@ -165,10 +170,25 @@ def envelopes() -> Object:
         envelope("a time before 1970", full, time_ms=-2),
         envelope("VCDIFF delta", b"\xd6\xc3\xc4\x00\x00", **delta),
         envelope("JSON Patch delta with a key", b"[]", **{**delta, "delta": 2, "kind": 2, "key": b"k".hex()}),
+        envelope(
+            "VCDIFF delta, keyed, to a base far back", b"\xd6\xc3\xc4\x00\x00", **{**delta, "base": 3, "kind": 2, "key": b"1430".hex()}
+        ),
+        envelope("a deletion", b"", kind=2, content_type=3, key=b"1430".hex(), offset=14),
+        envelope("a deletion with tags", b"", kind=2, content_type=3, key=b"k".hex(), offset=15, tags='{"source":"gps"}'),
+        envelope("tags", full, kind=1, tags='{"source":"gps"}'),
+        envelope("tags, other than ASCII", full, tags='{"t\u00fcr":"\u2192","empty":""}'),
+        envelope("tags of no names", full, tags="{}"),
+        envelope("tags of 4096 bytes", full, tags='{"t":"' + "x" * 4088 + '"}'),
+        envelope("key and tags", full, kind=2, key=b"1430".hex(), tags='{"a":"b"}'),
+        envelope("VCDIFF delta, key and tags", b"\xd6\xc3\xc4\x00\x00", **{**delta, "kind": 2, "key": b"k".hex(), "tags": '{"a":"b"}'}),
     ]
     good = bytearray(envelope_bytes(valid[0]["fields"]))
     keyed = bytes.fromhex(valid[2]["bytes"])
     vcdiff = bytes.fromhex(valid[7]["bytes"])
+    tagged = envelope("", full, tags='{"source":"gps"}')["bytes"]
+
+    def broken(name: str, body: bytes, **changes: Any) -> Object:
+        return {"name": name, "bytes": envelope(name, body, **changes)["bytes"]}
 
     def changed(at: int, value: int) -> str:
         copy = bytearray(good)
@@ -180,13 +200,26 @@ def envelopes() -> Object:
         {"name": "version 0", "bytes": changed(0, 0)},
         {"name": "version 2", "bytes": changed(0, 2)},
         {"name": "cut within the header", "bytes": good[:45].hex()},
-        {"name": "reserved bit", "bytes": changed(29, 0x80)},
         {"name": "unknown delta format", "bytes": changed(29, 0x03)},
         {"name": "unknown kind", "bytes": changed(29, 0x0C)},
-        {"name": "unknown content type", "bytes": changed(29, 0x30)},
+        {"name": "a deletion that is not keyed", "bytes": changed(29, 0x30)[: 46 * 2]},
+        {"name": "keyed without a key", "bytes": changed(29, 0x08)},
         {"name": "cut within the base hash", "bytes": vcdiff[:50].hex()},
         {"name": "cut before the key's length", "bytes": keyed[:47].hex()},
         {"name": "cut within the key", "bytes": keyed[:50].hex()},
+        broken("a key, not keyed", full, kind=1, key=b"1430".hex()),
+        broken("a deletion with a payload", full, kind=2, content_type=3, key=b"1430".hex()),
+        broken("a deletion that is a delta", b"", **{**delta, "kind": 2, "content_type": 3, "key": b"1430".hex()}),
+        broken("tags that are an array", full, tags='["a"]'),
+        broken("tags with a number", full, tags='{"a":1}'),
+        broken("tags within tags", full, tags='{"a":{}}'),
+        broken("tags that are no JSON", full, tags='{"a":"b"'),
+        broken("tags of two lines", full, tags='{"a":\n"b"}'),
+        broken("tags of 4097 bytes", full, tags='{"t":"' + "x" * 4089 + '"}'),
+        {"name": "tags of no bytes", "bytes": (bytes.fromhex(changed(29, 0x80)[: 46 * 2]) + b"\x00\x00").hex()},
+        {"name": "tags that are not UTF-8", "bytes": (bytes.fromhex(changed(29, 0x80)[: 46 * 2]) + b'\x00\x09{"a":"\xff"}').hex()},
+        {"name": "cut before the tags' length", "bytes": bytes.fromhex(tagged)[:47].hex()},
+        {"name": "cut within the tags", "bytes": bytes.fromhex(tagged)[:60].hex()},
     ]
     return {"valid": valid, "invalid": invalid}
 
@@ -1328,7 +1361,7 @@ def array_mistakes() -> list[tuple[str, int, Any]]:
         ("a full publication without an epoch", 3, 12),
         ("a time that is a string", 4, "now"),
         ("a key that is bytes", 5, b"k"),
-        ("unknown content type", 6, 3),
+        ("unknown content type", 6, 4),
         ("data that is a string", 7, "{}"),
     ]
 

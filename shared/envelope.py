@@ -19,13 +19,23 @@ NO_TIME = -1
 
 _HEADER = struct.Struct(">B12sQQBq8s")
 _REST = struct.Struct(">Bq8s")
-_KEY_LENGTH = struct.Struct(">H")
+_LENGTH = struct.Struct(">H")
+_KIND_BITS = 0x0C
+_KEYED = Kind.KEYED << 2
 _HAS_KEY = 0x40
-_RESERVED = 0x80
+_HAS_TAGS = 0x80
+MAX_KEY_BYTES = 0xFFFF
+MAX_TAGS_BYTES = 4096
 
-_KINDS = {int(kind): kind for kind in Kind}
-_DELTAS = {int(delta): delta for delta in DeltaFormat}
-_CONTENT_TYPES = {int(content_type): content_type for content_type in ContentType}
+_WORD_BITS = 0x3F
+_WORDS = {
+    delta | kind << 2 | content_type << 4: (delta, kind, content_type)
+    for delta in DeltaFormat
+    for kind in Kind
+    for content_type in ContentType
+}
+"""What the low six bits of the flags say."""
+_decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -45,11 +55,19 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     base_hash: bytes
     """Of the delta's base; empty where the body is the full payload."""
     key: bytes | None
+    """On keyed channels, and only there."""
     body: bytes
     """The full payload or, where `delta` is not NONE, the delta."""
+    tags: bytes = b""
+    """A JSON object of strings, on one line, as a bridge wrote it; empty where there are none."""
+
+    @property
+    def is_deletion(self) -> bool:
+        """Whether the key was deleted: then the body is empty."""
+        return self.content_type is ContentType.NONE
 
 
-def encode_rest(
+def encode_rest(  # noqa: PLR0913  (the fields of an envelope, all by name)
     *,
     kind: Kind,
     content_type: ContentType,
@@ -59,13 +77,25 @@ def encode_rest(
     delta: DeltaFormat = DeltaFormat.NONE,
     base_hash: bytes = b"",
     key: bytes | None = None,
+    tags: bytes = b"",
 ) -> bytes:
-    """Write everything behind the prefix. `base_hash` goes with a delta, and only with one."""
+    """Write everything behind the prefix. `base_hash` goes with a delta, `key` with a keyed channel, and only with those.
+
+    The caller keeps `key` and `tags` within their bounds, MAX_KEY_BYTES and MAX_TAGS_BYTES.
+    """
     flags = delta | kind << 2 | content_type << 4
-    if key is None:
+    if key is None and not tags:
         return _REST.pack(flags, time_ms, payload_hash) + base_hash + body
-    head = _REST.pack(flags | _HAS_KEY, time_ms, payload_hash)
-    return b"".join((head, base_hash, _KEY_LENGTH.pack(len(key)), key, body))
+    parts = [b"", base_hash]
+    if key is not None:
+        flags |= _HAS_KEY
+        parts += (_LENGTH.pack(len(key)), key)
+    if tags:
+        flags |= _HAS_TAGS
+        parts += (_LENGTH.pack(len(tags)), tags)
+    parts[0] = _REST.pack(flags, time_ms, payload_hash)
+    parts.append(body)
+    return b"".join(parts)
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -80,6 +110,7 @@ def encode(envelope: Envelope) -> bytes:
         delta=envelope.delta,
         base_hash=envelope.base_hash,
         key=envelope.key,
+        tags=envelope.tags,
     )
 
 
@@ -94,11 +125,12 @@ def decode(data: bytes) -> Envelope:
         msg = f"envelope version {version} is not {VERSION}: update whichever of bridge and edge is older"
         raise EnvelopeError(msg)
     try:
-        delta, kind, content_type = _DELTAS[flags & 3], _KINDS[flags >> 2 & 3], _CONTENT_TYPES[flags >> 4 & 3]
+        delta, kind, content_type = _WORDS[flags & _WORD_BITS]
     except KeyError:
         msg = f"envelope has unknown flags 0x{flags:02x}"
         raise EnvelopeError(msg) from None
-    if flags & _RESERVED or offset == 0 or (delta is DeltaFormat.NONE) != (base_offset == 0) or base_offset >= offset:
+    is_keyed = flags & _KIND_BITS == _KEYED
+    if offset == 0 or (delta is DeltaFormat.NONE) != (base_offset == 0) or base_offset >= offset or is_keyed != (flags & _HAS_KEY != 0):
         msg = f"envelope contradicts itself: flags 0x{flags:02x}, offset {offset}, base offset {base_offset}"
         raise EnvelopeError(msg)
     at = _HEADER.size
@@ -107,12 +139,19 @@ def decode(data: bytes) -> Envelope:
         base_hash = data[at : at + HASH_BYTES]
         at += HASH_BYTES
     key = None
-    if flags & _HAS_KEY:
-        key, at = _read_key(data, at)
+    if is_keyed:
+        key, at = _read_part(data, at, "key")
+    tags = b""
+    if flags & _HAS_TAGS:
+        tags, at = _read_part(data, at, "tags")
+        _check_tags(tags)
     if at > len(data):
         msg = f"envelope of {len(data)} bytes ends within its header"
         raise EnvelopeError(msg)
-    return Envelope(epoch, offset, base_offset, delta, kind, content_type, time_ms, payload_hash, base_hash, key, data[at:])
+    if content_type is ContentType.NONE and (not is_keyed or delta is not DeltaFormat.NONE or at < len(data)):
+        msg = f"envelope of a deletion contradicts itself: flags 0x{flags:02x}, {len(data) - at} bytes of payload"
+        raise EnvelopeError(msg)
+    return Envelope(epoch, offset, base_offset, delta, kind, content_type, time_ms, payload_hash, base_hash, key, data[at:], tags)
 
 
 def epoch_to_text(epoch: bytes) -> str:
@@ -120,13 +159,23 @@ def epoch_to_text(epoch: bytes) -> str:
     return urlsafe_b64encode(epoch).decode("ascii")
 
 
-def _read_key(data: bytes, at: int) -> tuple[bytes, int]:
-    start = at + _KEY_LENGTH.size
-    if start > len(data):
-        msg = f"envelope of {len(data)} bytes ends within its key"
+def _read_part(data: bytes, at: int, what: str) -> tuple[bytes, int]:
+    start = at + _LENGTH.size
+    if start <= len(data):
+        end = start + _LENGTH.unpack_from(data, at)[0]
+        if end <= len(data):
+            return data[start:end], end
+    msg = f"envelope of {len(data)} bytes ends within its {what}"
+    raise EnvelopeError(msg)
+
+
+def _check_tags(tags: bytes) -> None:
+    """They go into clients' frames as they are."""
+    if not 0 < len(tags) <= MAX_TAGS_BYTES or b"\n" in tags or b"\r" in tags:
+        msg = f"envelope has {len(tags)} bytes of tags; they are one line of 1 to {MAX_TAGS_BYTES}"
         raise EnvelopeError(msg)
-    end = start + _KEY_LENGTH.unpack_from(data, at)[0]
-    if end > len(data):
-        msg = f"envelope of {len(data)} bytes ends within its key"
-        raise EnvelopeError(msg)
-    return data[start:end], end
+    try:
+        _decode_tags(tags)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        msg = f"envelope has tags that are no JSON object of strings: {error}"
+        raise EnvelopeError(msg) from None

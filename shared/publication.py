@@ -39,6 +39,8 @@ class ContentType(IntEnum):
     JSON = 0
     TEXT = 1
     BINARY = 2
+    NONE = 3
+    """Nothing at all: the key was deleted (a Kafka tombstone). On keyed channels only."""
 
 
 KIND_NAMES = {Kind.STREAM: "stream", Kind.LATEST: "latest", Kind.KEYED: "keyed"}
@@ -47,6 +49,7 @@ CONTENT_TYPE_NAMES = {
     ContentType.JSON: "application/json",
     ContentType.TEXT: "text/plain",
     ContentType.BINARY: "application/octet-stream",
+    ContentType.NONE: "none",
 }
 
 

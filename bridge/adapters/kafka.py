@@ -69,6 +69,8 @@ class KafkaRecords:
         self._stash: list[Record] = []
         """Consumed before their topic was identified."""
         self._newest: dict[Partition, int] = {}
+        self._left: dict[Partition, int | None] = {}
+        """Ours still, of topics that are not subscribed to any more; and the first record that came of them since."""
         self._fatal = ""
         self._is_away = False
         self._next_probe = 0.0
@@ -79,7 +81,35 @@ class KafkaRecords:
     def start(self, listener: Listener) -> None:
         """See `bridge.ports.Records`."""
         self._listener = listener
-        self._consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._subscribe(self._topics)
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """See `bridge.ports.Records`."""
+        if set(topics) == set(self._topics):
+            return
+        try:
+            self._subscribe(topics)
+        except KafkaException as error:
+            raise ConfigurationError([f"Kafka's client does not take these topics: {_told(error)}"]) from error
+        self._topics = list(topics)
+        self._identities.subscribe(self._topics)
+        # Kafka takes away and brings the others at one of the next polls. Until then:
+        for partition in self._flow.assigned:
+            if not self._identities.is_subscribed(partition[0]):
+                self._leave(partition)
+            elif partition in self._left:
+                self._return_to(partition)
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """See `bridge.ports.Records`."""
+        self._stash = [record for record in self._stash if (record.topic, record.partition) not in offsets]
+        for (topic, number), offset in offsets.items():
+            self._newest[topic, number] = offset - 1
+            try:
+                self._consumer.seek(TopicPartition(topic, number, offset))
+            except KafkaException as error:
+                # It is being taken away; its next owner begins at the last commit, which is not behind this.
+                self._log.debug("a partition could not be rewound", partition=f"{topic}[{number}]", reason=_told(error))
 
     def consume(self, max_records: int, timeout_s: float) -> list[Record]:
         """See `bridge.ports.Records`."""
@@ -105,6 +135,11 @@ class KafkaRecords:
         """See `bridge.ports.Records`."""
         topic, number = partition
         return source_id(self._identities.cluster_id, self._identities.topic_ids[topic], number)
+
+    @property
+    def cluster_id(self) -> str:
+        """See `bridge.ports.Records`."""
+        return self._identities.cluster_id
 
     @property
     def owns_all(self) -> bool:
@@ -181,6 +216,10 @@ class KafkaRecords:
         partition = record.topic, record.partition
         if not self._flow.owns(partition):
             return
+        if self._left and partition in self._left:
+            first = self._left[partition]
+            self._left[partition] = record.offset if first is None else first
+            return
         self._is_away = False
         newest = self._newest.get(partition, -1)
         if record.offset <= newest:
@@ -206,6 +245,18 @@ class KafkaRecords:
         self._stash = [record for record in self._stash if not is_known(record.topic)]
         return ready
 
+    def _leave(self, partition: Partition) -> None:
+        self.hold([partition], Hold.UNSUBSCRIBED)
+        waiting = [record.offset for record in self._stash if (record.topic, record.partition) == partition]
+        self._stash = [record for record in self._stash if (record.topic, record.partition) != partition]
+        self._left.setdefault(partition, min(waiting, default=None))
+
+    def _return_to(self, partition: Partition) -> None:
+        first = self._left.pop(partition)
+        self.release([partition], Hold.UNSUBSCRIBED)
+        if first is not None:
+            self.rewind({partition: first})
+
     def _identify_anew(self, topics: Iterable[str]) -> None:
         topics = set(topics)
         self._identities.want(topics)
@@ -219,6 +270,7 @@ class KafkaRecords:
         self._flow.assign(partitions)
         for partition in partitions:
             self._newest.pop(partition, None)
+            self._left.pop(partition, None)
         # Those that we had, too: a topic may have got more partitions, or have been made anew.
         self._identify_anew(topic for topic, _ in self._flow.assigned)
         self._told().on_assigned(partitions)
@@ -236,6 +288,8 @@ class KafkaRecords:
     def _drop(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
         self._flow.drop(gone)
+        for partition in gone:
+            self._left.pop(partition, None)
         self._stash = [record for record in self._stash if (record.topic, record.partition) not in gone]
         self._identities.keep_only(topic for topic, _ in self._flow.assigned)
 
@@ -262,6 +316,9 @@ class KafkaRecords:
             self._log.warning("Kafka", error=error.name(), reason=error.str(), not_shown=silenced)
 
     # The rest.
+
+    def _subscribe(self, topics: Sequence[str]) -> None:
+        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def _probe(self) -> None:
         """Whether brokers that were away are back: their client does not tell while there is nothing to consume."""

@@ -51,6 +51,12 @@ class TopicIdentities:
     def __repr__(self) -> str:
         return f"<TopicIdentities of cluster {self.cluster_id!r}: {len(self.topic_ids)} known, {len(self._wanted)} wanted>"
 
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Other topics are subscribed to: count their partitions anew."""
+        self._subscribed = topics
+        self.partitions = None
+        self._not_before = 0.0
+
     def want(self, topics: Iterable[str]) -> None:
         """Learn the ids of these topics (anew), and how many partitions there are."""
         self.partitions = None
@@ -93,10 +99,11 @@ class TopicIdentities:
             self._try_later(str(error))
             return False
         self.cluster_id = metadata.cluster_id or ""
-        self.partitions = sum(len(topic.partitions) for name, topic in metadata.topics.items() if self._is_subscribed(name))
+        self.partitions = sum(len(topic.partitions) for name, topic in metadata.topics.items() if self.is_subscribed(name))
         return True
 
-    def _is_subscribed(self, name: str) -> bool:
+    def is_subscribed(self, name: str) -> bool:
+        """Whether a topic of this name is one of those subscribed to."""
         return any(re.match(topic, name) if topic.startswith("^") else topic == name for topic in self._subscribed)
 
     def _collect(self) -> list[str]:

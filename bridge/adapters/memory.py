@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 
 from bridge.core.flow import Flow, Hold
+from bridge.core.letter import DeadLetter
 from bridge.core.record import Partition, Record
-from bridge.ports import Listener
+from bridge.ports import LetterAnswer, Listener
 from shared import envelope
 from shared.bus.layout import INCARNATION_BYTES, BusLayout
 from shared.bus.push import Outcome, Push, Pushed, source_id
@@ -253,6 +254,7 @@ class MemoryRecords:
         self._first = list(topics.records if assign is None else assign)
         self._next: dict[Partition, int] = {}
         self._listener: Listener | None = None
+        self._topic_names: frozenset[str] | None = None
 
     def __repr__(self) -> str:
         return f"<MemoryRecords {self.flow}>"
@@ -295,14 +297,36 @@ class MemoryRecords:
                 found += taken
         return found
 
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """See `bridge.ports.Records`. Knows no patterns; the next `consume` carries it out."""
+        names = frozenset(topics)
+        self._topic_names = names
+        self.flow.hold([partition for partition in self.flow.assigned if partition[0] not in names], Hold.UNSUBSCRIBED)
+
+        def rebalance() -> None:
+            self.revoke([partition for partition in self.flow.assigned if partition[0] not in names])
+            self.assign([partition for partition in self._topics.records if partition[0] in names and not self.flow.owns(partition)])
+
+        self.pending.append(rebalance)
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """See `bridge.ports.Records`."""
+        self._next.update(offsets)
+
     def source_id(self, partition: Partition) -> bytes:
         """See `bridge.ports.Records`."""
         return source_id("memory", partition[0], partition[1])
 
     @property
+    def cluster_id(self) -> str:
+        """See `bridge.ports.Records`."""
+        return "memory"
+
+    @property
     def owns_all(self) -> bool:
         """See `bridge.ports.Records`."""
-        return self.flow.assigned >= self._topics.records.keys()
+        names = self._topic_names
+        return self.flow.assigned >= {place for place in self._topics.records if names is None or place[0] in names}
 
     @property
     def assigned(self) -> frozenset[Partition]:
@@ -340,6 +364,47 @@ class MemoryRecords:
     def _told(self) -> Listener:
         assert self._listener is not None  # noqa: S101  (start comes first)
         return self._listener
+
+
+class MemoryDeadLetters:
+    """A `bridge.ports.DeadLetters`: topics that several bridges share, and the ways in which they break."""
+
+    def __init__(self, topics: dict[str, list[DeadLetter]] | None = None) -> None:
+        self.topics: dict[str, list[DeadLetter]] = {} if topics is None else topics
+        self.away = ""
+        """Why nothing is taken for now."""
+        self.refused = ""
+        """Why nothing is ever taken."""
+        self.is_slow = False
+        """Letters are taken in, and not answered."""
+        self.sent = 0
+        """Calls of `send`."""
+        self._begun: dict[int, DeadLetter] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryDeadLetters {sum(map(len, self.topics.values()))} letters, {len(self._begun)} begun>"
+
+    def send(self, number: int, letter: DeadLetter) -> None:
+        """See `bridge.ports.DeadLetters`."""
+        self.sent += 1
+        self._begun[number] = letter
+
+    def poll(self) -> list[LetterAnswer]:
+        """See `bridge.ports.DeadLetters`."""
+        if self.is_slow:
+            return []
+        begun, self._begun = self._begun, {}
+        return [self._answer(number, letter) for number, letter in begun.items()]
+
+    def close(self) -> None:
+        """See `bridge.ports.DeadLetters`."""
+        self._begun.clear()
+
+    def _answer(self, number: int, letter: DeadLetter) -> LetterAnswer:
+        if self.refused or self.away:
+            return LetterAnswer(number, self.refused or self.away, bool(self.refused))
+        self.topics.setdefault(letter.topic, []).append(letter)
+        return LetterAnswer(number)
 
 
 def _refusal(channel: _Channel, push: Push) -> Outcome | None:

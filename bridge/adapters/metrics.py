@@ -8,6 +8,7 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bridge.adapters.rules_file import RulesState
 from bridge.core.record import Partition
 from bridge.core.tally import Tally
 
@@ -74,6 +75,31 @@ class PipelineCollector(Collector):
             yield GaugeMetricFamily(
                 "distributary_bridge_lag_records", "Records in our partitions that were not consumed", value=pipeline.lag
             )
+
+
+class RulesCollector(Collector):
+    """Which rules are in force, and since when."""
+
+    def __init__(self, state: Callable[[], RulesState]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics as they are now."""
+        state = self._state()
+        prefix = "distributary_bridge_rules"
+        info = GaugeMetricFamily(f"{prefix}_info", "1; its label tells the content of the rules in force", labels=["digest"])
+        info.add_metric([state.digest], 1)
+        yield info
+        yield GaugeMetricFamily(f"{prefix}_generation", "Rules in force: 1 are those of the start", value=state.generation)
+        yield GaugeMetricFamily(f"{prefix}_refused", "1 while the rules file is refused", value=float(bool(state.problems)))
+        yield GaugeMetricFamily(f"{prefix}_loaded_timestamp_seconds", "When rules were last loaded", value=state.loaded_at)
+        yield GaugeMetricFamily(
+            f"{prefix}_refused_timestamp_seconds", "When rules were last refused; 0: never", value=state.refused_at or 0
+        )
+        reloads = CounterMetricFamily(f"{prefix}_reloads", "Times that the rules file was read again", labels=["outcome"])
+        reloads.add_metric(["ok"], state.reloads)
+        reloads.add_metric(["refused"], state.refusals)
+        yield reloads
 
 
 def _problems(tally: Tally) -> Metric:

@@ -153,7 +153,10 @@ def run(
     """Bring records from Kafka to the bus, until told to stop.
 
     SIGTERM or Ctrl-C finishes what was begun, commits and leaves the group; a second one ends at once. Kafka or the bus may be away,
-    at the start too: the bridge waits and loses nothing. Exit code 0: stopped; 1: failed; 2: the options or the rules are wrong.
+    at the start too: the bridge waits and loses nothing. A changed rules file is checked and goes into force at once, without a restart;
+    one with problems is refused, and the rules in force stay. SIGHUP reloads it, too, and tries halted partitions again.
+
+    Exit code 0: stopped; 1: failed; 2: the options or the rules are wrong.
 
     [bold]Example[/bold]
 
@@ -186,7 +189,7 @@ def _run(settings: BridgeSettings, problems: list[str]) -> None:
     stop = app.Stop()
     stop.listen()
     try:
-        app.run(settings, app.check(settings, problems), stop)
+        app.run(settings, *app.check(settings, problems), stop)
     except ConfigurationError as error:
         for problem in error.problems:
             typer.echo(problem, err=True)

@@ -7,7 +7,7 @@ channel's newest payload is published as its full payload, so a wrong guess cost
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from bridge.core.draft import ChannelSettings, Draft
 from shared.bus.push import Keep, Outcome, Push, Pushed, Source
@@ -163,6 +163,16 @@ class DeltaChain:
         What is held of them is out of date as soon as their new owner publishes, and must never be put back as the newest value.
         """
         for channel in [channel for channel, entry in self._entries.items() if entry.source.id in sources]:
+            self.bytes_held -= self._entries.pop(channel).size
+
+    def keep(self, settings: Iterable[ChannelSettings]) -> None:
+        """The rules changed: forget the channels that were last fed by another route than those of these very `settings`.
+
+        A channel that no route feeds any more must not be put back into a bus that lost its data, and where a route changed, a
+        payload that is equal may still be of another kind.
+        """
+        kept = {id(each) for each in settings}
+        for channel in [channel for channel, entry in self._entries.items() if id(entry.settings) not in kept]:
             self.bytes_held -= self._entries.pop(channel).size
 
     def clear(self) -> None:

@@ -30,8 +30,17 @@ class Checkpoint:
         progress.begun.append(offset)
         progress.newest = offset
 
+    def owe(self, partition: Partition, offset: int, letters: int) -> None:
+        """The record that was just tracked is done only after `done` was called for each of its dead letters, too."""
+        progress = self._progress.get(partition)
+        if progress is not None and letters:
+            progress.owed[offset] = progress.owed.get(offset, 0) + letters
+
     def done(self, partition: Partition, offset: int) -> None:
-        """All publications of a record are on the bus. Ignored for a record that is not tracked (its partition was forgotten meanwhile)."""
+        """All publications of a record are on the bus, or one of its dead letters is acknowledged.
+
+        Ignored for a record that is not tracked (its partition was forgotten meanwhile).
+        """
         progress = self._progress.get(partition)
         if progress is not None:
             progress.finish(offset)
@@ -65,13 +74,15 @@ class Checkpoint:
 class _Progress:
     """Of one partition."""
 
-    __slots__ = ("begun", "committed", "finished", "newest", "next_offset")
+    __slots__ = ("begun", "committed", "finished", "newest", "next_offset", "owed")
 
     def __init__(self) -> None:
         self.begun: deque[int] = deque()
         """Offsets in order, from the oldest unfinished one on."""
         self.finished: set[int] = set()
         """Those of `begun` that are finished already."""
+        self.owed: dict[int, int] = {}
+        """How many parts of a record beside its publications are not done yet."""
         self.newest = -1
         self.next_offset: int | None = None
         self.committed: int | None = None
@@ -79,6 +90,11 @@ class _Progress:
     def finish(self, offset: int) -> None:
         begun = self.begun
         if not begun or offset < begun[0] or offset > self.newest:
+            return
+        if offset in self.owed:
+            self.owed[offset] -= 1
+            if not self.owed[offset]:
+                del self.owed[offset]
             return
         self.finished.add(offset)
         while begun and begun[0] in self.finished:

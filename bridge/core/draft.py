@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from hashlib import blake2b
 
 import msgspec
 
+from bridge.core.letter import DeadLetterTopic
+from shared.bus.push import ID_BYTES
 from shared.publication import ContentType, DeltaFormat, Kind
 
 
@@ -14,6 +17,8 @@ class OnError(StrEnum):
 
     SKIP = "skip"
     HALT = "halt"
+    DEAD_LETTER = "dead-letter"
+    """Its record is put aside unchanged, on a topic for dead letters."""
 
 
 class ChannelSettings(msgspec.Struct, frozen=True):
@@ -26,6 +31,12 @@ class ChannelSettings(msgspec.Struct, frozen=True):
     history_bytes: int = 1_048_576
     history_age_ms: int = 0
     ttl_ms: int = 86_400_000
+    max_keys: int = 100_000
+    """Of a keyed channel."""
+    id_window_ms: int = 600_000
+    """Where drafts have an `id`: one that was seen so long ago, or less, by Kafka's time, is repeated."""
+    id_count: int = 100_000
+    """So many of the ids seen last are known, at most."""
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +49,19 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """Among the publications of this record on this channel, from 0."""
     settings: ChannelSettings
     route: str
+    key: bytes | None = None
+    """On keyed channels, and only there (at most shared.envelope.MAX_KEY_BYTES)."""
+    tags: bytes = b""
+    """A compact JSON object of strings, at most shared.envelope.MAX_TAGS_BYTES; empty for none."""
+    version: float | None = None
+    """Only a draft with a greater one than its channel's (its key's) newest is published. A finite number."""
+    id: bytes = b""
+    """Only a draft whose id its channel did not see within the window is published. `id_of` makes it; empty for none."""
+
+    @property
+    def is_deletion(self) -> bool:
+        """Whether it deletes its key: a tombstone's. The payload is empty then."""
+        return self.content_type is ContentType.NONE
 
 
 class RecordProblem(msgspec.Struct, frozen=True):
@@ -47,3 +71,16 @@ class RecordProblem(msgspec.Struct, frozen=True):
     on_error: OnError
     message: str
     """Whose fault, where (with the item's index), what to do. For the log and the operator."""
+    reason: str = ""
+    """The same without the place."""
+    item: int | str | None = None
+    """The item's place in what `split` gave; None where it is about the whole record, or about several items."""
+    items: int = 1
+    """How many items (or records) it is about."""
+    dead_letters: DeadLetterTopic | None = None
+    """Where the record goes; set with `DEAD_LETTER`."""
+
+
+def id_of(value: bytes) -> bytes:
+    """The id of a publication, from whatever its business calls it."""
+    return blake2b(value, digest_size=ID_BYTES).digest()

@@ -15,6 +15,12 @@ class Hold(StrEnum):
     """The bus takes nothing: Kafka keeps the records."""
     HALTED = "halted"
     """A record that a route cannot handle, and the route says `on_error: halt`."""
+    DEAD_LETTERS = "dead-letters"
+    """Dead letters of it are not acknowledged, and there is no room for more or their topic does not take them."""
+    UNSUBSCRIBED = "unsubscribed"
+    """The rules read its topic no more, and Kafka has not taken it away yet."""
+    SCHEMA_AWAY = "schema-away"
+    """A record waits for its schema: the schema registry is away."""
     UNIDENTIFIED = "unidentified"
     """Its topic's id is not known yet, and without it a record processed again would be published again."""
 

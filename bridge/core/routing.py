@@ -2,22 +2,25 @@
 
     Router(rules).route(record) -> Routed(drafts, problems, ...)
 
-`route` raises nothing on any record. The same record gives the same drafts in the same order: what a draft is numbered with
-(`Draft.index`) identifies its publication when a record is processed again.
+`route` raises nothing on any record but SchemaUnavailableError: then nothing was made of it, and it can be routed later. The same
+record gives the same drafts in the same order: what a draft is numbered with (`Draft.index`) identifies its publication when a record
+is processed again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import msgspec
 
-from bridge.core.draft import Draft, RecordProblem
+from bridge.core.decoding import Decoder, SchemaUnavailableError
+from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.expression import EvaluationError, Expression, describe, is_true
+from bridge.core.letter import Replay
 from bridge.core.record import Record
-from bridge.core.ruleset import CompiledRules, Format, Projection, Route
+from bridge.core.ruleset import CompiledRules, Route
 from bridge.core.scope import Scope
 from shared.publication import ContentType
 
@@ -29,7 +32,6 @@ MAX_BYTES_A_RECORD = 268_435_456
 MAX_CACHED_TOPICS = 10_000
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 # What encoding raises on what an expression can give: `&x` by itself, half of a surrogate pair, nesting beyond the stack.
 _ENCODING_ERRORS = (msgspec.MsgspecError, RecursionError, TypeError, ValueError, OverflowError)
@@ -61,14 +63,21 @@ class Router:
     def __repr__(self) -> str:
         return f"Router(routes={[runner.route.name for runner in self._runners]}, topics_seen={len(self._by_topic)})"
 
-    def route(self, record: Record) -> Routed:
-        """Make the drafts of `record`. Never raises; a problem with one item leaves the others alone."""
+    def route(self, record: Record, replay: Replay | None = None) -> Routed:
+        """Make the drafts of `record`; a problem with one item leaves the others alone. Raises SchemaUnavailableError.
+
+        Of a record that comes again for one route (and some of its items), only that is made. Where no route has that name any more,
+        it goes through all: a publication twice is better than none.
+        """
         runners = self._runners_of(record.topic)
         routed = Routed(matched=len(runners))
+        only = None
+        if replay is not None and (named := [runner for runner in runners if runner.route.name == replay.route]):
+            runners, only = named, replay.items
         if record.value is None:
             routed.is_tombstone = True
             return routed
-        visit = _Visit(record, routed)
+        visit = _Visit(record, routed, only)
         for runner in runners:
             runner.run(visit)
         return routed
@@ -90,86 +99,68 @@ class Router:
 class _Visit:
     """One record on its way through the routes: what is decoded once, and what numbers its drafts."""
 
-    __slots__ = ("_decoded", "budget", "counts", "record", "routed", "scope", "value")
+    __slots__ = ("_decoded", "_keys", "budget", "counts", "only", "record", "routed", "scope", "value")
 
-    def __init__(self, record: Record, routed: Routed) -> None:
+    def __init__(self, record: Record, routed: Routed, only: Container[int | str] | None = None) -> None:
         self.record = record
+        self.only = only
+        """The items that count, where not all of them do."""
         self.value = record.value or b""
         self.routed = routed
         self.scope = Scope(record)
         self.counts: dict[str, int] = {}
         self.budget = MAX_BYTES_A_RECORD
-        self._decoded: dict[Format, Any] = {}
+        self._decoded: dict[Decoder, Any] = {}
+        self._keys: dict[Decoder, Any] = {}
 
-    def decode(self, format_: Format) -> Any:
-        """The record's value as `format_` reads it; parsed once. Raises EvaluationError where it is not such a value."""
-        if format_ not in self._decoded:
-            try:
-                self._decoded[format_] = _DECODERS[format_](self.value)
-            except EvaluationError as error:
-                self._decoded[format_] = error
-        decoded = self._decoded[format_]
+    def decode(self, decoder: Decoder) -> Any:
+        """The record's value as `decoder` reads it; decoded once. Raises EvaluationError where it is not such a value."""
+        if decoder not in self._decoded:
+            self._decoded[decoder] = self._try(decoder, self.value)
+        decoded = self._decoded[decoder]
         if isinstance(decoded, EvaluationError):
             raise decoded
         return decoded
 
+    def key(self, decoder: Decoder) -> Any:
+        """The record's key as `decoder` reads it; null where there is none. Raises EvaluationError where it is not such a key."""
+        if decoder not in self._keys:
+            self._keys[decoder] = None if self.record.key is None else self._try(decoder, self.record.key)
+        decoded = self._keys[decoder]
+        if isinstance(decoded, EvaluationError):
+            raise EvaluationError(str(decoded).replace("the value", "the key", 1))
+        return decoded
 
-def _decode_json(data: bytes) -> Any:
-    try:
-        return _decode(data)
-    except UnicodeDecodeError as error:
-        # Its `start` counts from the beginning of a string inside the JSON, so look for the place in the whole value.
-        raise EvaluationError(_not_utf8(data, error)) from error
-    except RecursionError:
-        msg = "the value is JSON nested too deeply to be read"
-    except (msgspec.MsgspecError, ValueError) as error:
-        reason = str(error).removeprefix("JSON is malformed: ")
-        if not data.strip():
-            reason = "it is empty"
-        msg = f"the value is not JSON: {reason}; correct the producer, or read this topic with format `string` or `raw`"
-    raise EvaluationError(msg)
-
-
-def _decode_text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise EvaluationError(_not_utf8(data, error)) from error
-
-
-def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
-    position = error.start
-    try:
-        data.decode()
-    except UnicodeDecodeError as whole:
-        position = whole.start
-    return f"the value is not UTF-8 text (byte {position}); correct the producer, or read this topic with format `raw`"
-
-
-def _decode_nothing(_: bytes) -> None:
-    """Raw bytes are null to expressions."""
-
-
-_DECODERS: dict[Format, Callable[[bytes], Any]] = {Format.JSON: _decode_json, Format.STRING: _decode_text, Format.RAW: _decode_nothing}
+    def _try(self, decoder: Decoder, data: bytes) -> Any:
+        try:
+            return decoder.decode(data, self.record)
+        except EvaluationError as error:
+            return error
 
 
 class _RouteRunner:
     """One route, made ready for the hot path."""
 
-    __slots__ = ("_channels", "_format", "_needs_value", "_payload_of", "_split", "_where", "_where_needs_value", "content_type", "route")
+    __slots__ = (
+        "_channels", "_decoder", "_key_decoder", "_needs_value", "_payload_of", "_split", "_where", "_where_needs_value", "content_type",
+        "route",
+    )  # fmt: skip
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self.content_type: ContentType = route.content_type
-        self._format = route.source.format
+        self._decoder = route.source.decoder
+        # Where no expression looks at the key, nothing is made of it.
+        reads_key = any("key" in expression.roots for expression in route.expressions)
+        self._key_decoder = route.source.key_decoder if reads_key else None
         self._split = route.split.evaluate if route.split is not None else None
         self._where = route.where.evaluate if route.where is not None else None
         self._where_needs_value = route.where is not None and route.where.needs_value
         self._channels = tuple(template.render for template in route.channels)
-        self._payload_of = _payload_function(route.projection)
+        self._payload_of = _payload_function(route)
         # A value that is passed on as it came is decoded all the same, to check it: clients must never get what is no JSON
         # (no text) under the name of JSON (text).
-        passes_value_on = route.projection is None and self._format is not Format.RAW
+        passes_value_on = route.projection is None and self._decoder.has_value
         self._needs_value = passes_value_on or any(expression.needs_value for expression in route.expressions)
 
     def takes(self, topic: str) -> bool:
@@ -183,6 +174,10 @@ class _RouteRunner:
     def run(self, visit: _Visit) -> None:
         """Add to `visit.routed` what this route makes of the record."""
         try:
+            if self._key_decoder is None:
+                visit.scope.put_text_key()
+            else:
+                visit.scope.put_key(visit.key(self._key_decoder))
             if self._split is None:
                 self._run_whole(visit)
             else:
@@ -190,6 +185,14 @@ class _RouteRunner:
         except EvaluationError as error:
             visit.routed.failed += 1
             self._tell(visit, str(error))
+        except SchemaUnavailableError:
+            raise
+        except Exception as error:
+            # A fault of ours. Where the record can be put aside it is, else the caller must not go on.
+            if self.route.on_error is not OnError.DEAD_LETTER:
+                raise
+            visit.routed.failed += 1
+            self._tell(visit, f"a fault in distributary: {error!r}"[:1000])
 
     def _run_whole(self, visit: _Visit) -> None:
         scope = visit.scope
@@ -199,7 +202,7 @@ class _RouteRunner:
             visit.routed.filtered += 1
             return
         if self._needs_value:
-            scope.put_value(visit.decode(self._format))
+            scope.put_value(visit.decode(self._decoder))
             if where is not None and self._where_needs_value and not is_true(where(scope)):
                 visit.routed.filtered += 1
                 return
@@ -208,12 +211,15 @@ class _RouteRunner:
 
     def _run_split(self, visit: _Visit) -> None:
         scope = visit.scope
-        scope.put_value(visit.decode(self._format) if self._needs_value else None)
+        scope.put_value(visit.decode(self._decoder) if self._needs_value else None)
         assert self._split is not None  # noqa: S101 - for the type checker; `run` decided on it
         where, channels = self._where, self._channels
         payload_of = self._payload_of or _encoded_item
         told = 0
+        only = visit.only
         for index, item in _items(self._split(scope)):
+            if only is not None and index not in only:
+                continue
             scope.put_item(index, item)
             try:
                 if where is not None and not is_true(where(scope)):
@@ -227,9 +233,10 @@ class _RouteRunner:
                 visit.routed.failed += 1
                 told += 1
                 if told <= MAX_PROBLEMS_A_ROUTE:
-                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}")
+                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", index)
         if told > MAX_PROBLEMS_A_ROUTE:
-            self._tell(visit, f"{told - MAX_PROBLEMS_A_ROUTE} more items have problems")
+            more = told - MAX_PROBLEMS_A_ROUTE
+            self._tell(visit, f"{more} more items have problems", items=more)
 
     def _publish(self, visit: _Visit, names: list[str], payload: bytes) -> None:
         """All of an item's drafts, or (where the caller saw a problem) none."""
@@ -247,9 +254,11 @@ class _RouteRunner:
             counts[name] = index + 1
             drafts.append(Draft(name, payload, self.content_type, index, route.settings, route.name))
 
-    def _tell(self, visit: _Visit, what: str) -> None:
-        message = f"{visit.record.where}: route {self.route.name}: {what}"
-        visit.routed.problems.append(RecordProblem(self.route.name, self.route.on_error, message))
+    def _tell(self, visit: _Visit, what: str, item: int | str | None = None, *, items: int = 1) -> None:
+        route = self.route
+        message = f"{visit.record.where}: route {route.name}: {what}"
+        place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
+        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, item, items, place))
 
 
 class _TooMuchError(EvaluationError):
@@ -265,10 +274,11 @@ def _items(container: Any) -> Iterable[tuple[int | str, Any]]:
     raise EvaluationError(msg)
 
 
-def _payload_function(projection: Projection | None) -> Callable[[Scope], bytes] | None:
+def _payload_function(route: Route) -> Callable[[Scope], bytes] | None:
     """What makes the payload of an item; None where the record's bytes (or, after a split, the item) are the payload."""
+    projection = route.projection
     if projection is None:
-        return None
+        return None if route.source.decoder.passes is not None else _encoded_item
     if projection.whole is not None:
         return _whole_payload(projection.whole)
     return _object_payload(projection.fields)

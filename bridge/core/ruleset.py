@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
+from bridge.core.decoding import Decoder
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression
+from bridge.core.letter import DeadLetterTopic
 from bridge.core.template import Template
 from shared.publication import ContentType
-
-
-class Format(StrEnum):
-    """What a source's record values are."""
-
-    JSON = "json"
-    STRING = "string"
-    RAW = "raw"
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -27,7 +19,12 @@ class Source(msgspec.Struct, frozen=True):
     topics: tuple[str, ...]
     topic_pattern: str | None
     """Begins with `^`, as librdkafka wants it, and is not anchored at its end unless it says so."""
-    format: Format
+    decoder: Decoder
+    """What reads its values."""
+    key_decoder: Decoder | None = None
+    """What reads its keys; None: as text, and null where they are none."""
+    dead_letters: DeadLetterTopic = DeadLetterTopic()
+    """Where records go that a route with `on_error: dead-letter` cannot handle."""
 
 
 class Projection(msgspec.Struct, frozen=True):
@@ -57,9 +54,10 @@ class Route(msgspec.Struct, frozen=True):
     @property
     def content_type(self) -> ContentType:
         """What its payloads are: JSON as soon as the bridge writes them, else what the source has."""
-        if self.source.format is Format.JSON or self.projection is not None or self.split is not None:
+        if self.projection is not None or self.split is not None:
             return ContentType.JSON
-        return ContentType.TEXT if self.source.format is Format.STRING else ContentType.BINARY
+        passes = self.source.decoder.passes
+        return ContentType.JSON if passes is None else passes
 
     @property
     def expressions(self) -> tuple[Expression, ...]:

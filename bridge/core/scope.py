@@ -16,11 +16,11 @@ class Scope:
     It is changed in place because a snapshot of hundreds of items passes through it; nothing keeps it.
     """
 
-    __slots__ = ("_names", "headers", "index", "item", "key", "partition", "timestamp", "topic", "value")
+    __slots__ = ("_key_text", "_names", "headers", "index", "item", "key", "partition", "timestamp", "topic", "value")
 
     item: object
     value: object
-    key: str | None
+    key: object
     headers: dict[str, str | None]
     topic: str
     partition: int
@@ -31,12 +31,22 @@ class Scope:
         self.item = None
         self.value = None
         self.index = None
-        self.key = _text(record.key)
+        self.key = self._key_text = _text(record.key)
         self.headers = {name: _text(value) for name, value in record.headers} if record.headers else {}
         self.topic = record.topic
         self.partition = record.partition
         self.timestamp = record.timestamp_ms
         self._names: dict[str, object] | None = None
+
+    def put_key(self, key: object) -> None:
+        """Let `key`, decoded, be the record's key."""
+        self.key = key
+        self._names = None
+
+    def put_text_key(self) -> None:
+        """Let the key be text again, as at first."""
+        self.key = self._key_text
+        self._names = None
 
     def put_value(self, value: object) -> None:
         """Let `value` be the record's value, and the item too."""

@@ -41,6 +41,10 @@ class Tally:
         """Calls to the bus that failed, to be tried again."""
         self.incarnations_lost = 0
         """Times that a shard turned out to have lost its data."""
+        self.dead_letters: dict[str, int] = {}
+        """Records put aside and acknowledged, by route."""
+        self.dead_letter_failures = 0
+        """Attempts to write one that failed."""
         self.commits = 0
         self.commit_failures = 0
 

@@ -7,15 +7,20 @@ from typing import Any
 
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression
-from bridge.core.ruleset import CompiledRules, Format, Route, Source
+from bridge.core.letter import DeadLetterTopic
+from bridge.core.ruleset import CompiledRules, Route, Source
 from bridge.core.scope import VALUE_ROOTS
 from bridge.core.template import Template
+from bridge.formats.plain import JSON, RAW, RAW_KEY, STRING
 from bridge.rules.check import Checker
+from bridge.rules.dead_letters import check_dead_letters, dead_letter_topic
 from bridge.rules.document import Path
-from bridge.rules.model import MAX_ROUTES, MAX_SOURCES, FileModel, RouteModel, SettingsModel, SourceModel
+from bridge.rules.model import MAX_ROUTES, MAX_SOURCES, DeadLettersModel, FileModel, RouteModel, SettingsModel, SourceModel
 from shared.publication import KIND_NAMES, ContentType, DeltaFormat
 
 _DEFAULTS = ChannelSettings()
+_DECODERS = {decoder.format: decoder for decoder in (JSON, STRING, RAW)}
+_KEY_DECODERS = {"string": None, "json": JSON, "raw": RAW_KEY}
 
 
 def compile_rules(data: Any, checker: Checker) -> CompiledRules | None:
@@ -23,9 +28,13 @@ def compile_rules(data: Any, checker: Checker) -> CompiledRules | None:
     checker.validate(FileModel, data, ())
     if not isinstance(data, dict):
         return None
-    sources = _sources(data.get("sources"), checker)
+    letters = None
+    if isinstance(data.get("dead_letters"), dict):
+        letters = checker.validate(DeadLettersModel, data["dead_letters"], ("dead_letters",))
+    sources = _sources(data.get("sources"), letters or DeadLettersModel(), checker)
     defaults = checker.validate(SettingsModel, data["defaults"], ("defaults",)) if isinstance(data.get("defaults"), dict) else None
     routes = _routes(data.get("routes"), sources, defaults or SettingsModel(), checker)
+    check_dead_letters(routes, list(sources), checker)
     if checker.problems:
         return None
     compiled = tuple(source for source in sources.values() if source is not None)
@@ -34,7 +43,7 @@ def compile_rules(data: Any, checker: Checker) -> CompiledRules | None:
     return CompiledRules(compiled, tuple(routes), notes)
 
 
-def _sources(data: Any, checker: Checker) -> dict[str, Source | None]:
+def _sources(data: Any, letters: DeadLettersModel, checker: Checker) -> dict[str, Source | None]:
     """Sources by name; None for one that is there and wrong, so that routes may still name it."""
     found: dict[str, Source | None] = {}
     if not isinstance(data, list):
@@ -48,7 +57,7 @@ def _sources(data: Any, checker: Checker) -> dict[str, Source | None]:
         if name in found:
             checker.tell((*path, "name"), f'"{name}" is the name of another source too')
             continue
-        found[name] = _source(model, path, checker) if model is not None else None
+        found[name] = _source(model, dead_letter_topic(model.dead_letters, letters), path, checker) if model is not None else None
     return found
 
 
@@ -57,13 +66,14 @@ def _name_of(entry: Any, otherwise: str) -> str:
     return name if isinstance(name, str) else otherwise
 
 
-def _source(model: SourceModel, path: Path, checker: Checker) -> Source | None:
+def _source(model: SourceModel, letters: DeadLetterTopic, path: Path, checker: Checker) -> Source | None:
     if (model.topics is None) == (model.topic_pattern is None):
         checker.tell(
             path, 'needs "topics" or "topic_pattern"' if model.topics is None else 'has "topics" and "topic_pattern"; it needs one of them'
         )
         return None
-    return Source(model.name, tuple(model.topics or ()), model.topic_pattern, model.format)
+    decoders = _DECODERS[model.format], _KEY_DECODERS[model.key_format]
+    return Source(model.name, tuple(model.topics or ()), model.topic_pattern, *decoders, letters)
 
 
 def _routes(data: Any, sources: dict[str, Source | None], defaults: SettingsModel, checker: Checker) -> list[Route]:
@@ -136,9 +146,9 @@ def _settings(model: RouteModel, defaults: SettingsModel) -> ChannelSettings:
 def _check_fit(route: Route, model: RouteModel, path: Path, checker: Checker) -> None:
     if route.settings.delta is DeltaFormat.JSON_PATCH and route.content_type is not ContentType.JSON:
         where = (*path, "delta") if model.delta is not None else path
-        text = f"a JSON Patch needs JSON, and this route sends values of format {route.source.format.value} as they are"
+        text = f"a JSON Patch needs JSON, and this route sends values of format {route.source.decoder.format} as they are"
         checker.tell(where, f'{text}; use "vcdiff" or "none", or `project`')
-    if route.source.format is Format.RAW:
+    if not route.source.decoder.has_value:
         _check_raw(route, path, checker)
     if route.split is None:
         for where, expression in _placed_expressions(route, path):

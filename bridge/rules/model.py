@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from bridge.core.draft import OnError
 from bridge.core.expression import Expression, compile_expression
-from bridge.core.ruleset import Format, Projection
+from bridge.core.letter import TOPIC_PLACE
+from bridge.core.ruleset import Projection
 from bridge.core.template import Template, compile_template
 from bridge.rules.units import format_duration, format_size, parse_duration_ms, parse_size
 from shared.errors import ConfigurationError
@@ -33,7 +34,7 @@ MAX_TTL_MS = 365 * 86_400_000
 
 NOT_YET_SETTINGS = frozenset(
     {
-        "cluster", "clusters", "dead_letter", "descriptor", "id", "key", "max_rate", "message", "mode", "schema_registry", "subject",
+        "cluster", "clusters", "descriptor", "id", "key", "max_rate", "message", "mode", "schema_registry", "subject",
         "timestamp", "version",
     }
 )  # fmt: skip
@@ -137,6 +138,14 @@ def _topic(value: object) -> str:
     return text
 
 
+def _dead_letter_topic(value: object) -> str:
+    text = _text(value)
+    if text.count(TOPIC_PLACE) > 1 or not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", text.replace(TOPIC_PLACE, "")):
+        what = f"ASCII letters, digits, . _ and -, with {TOPIC_PLACE} in it at most once for the name of the record's topic"
+        _refuse(f'"{_short(text)}" cannot be the name of a topic for dead letters: use {what}')
+    return text
+
+
 def _topic_pattern(value: object) -> str:
     text = _text(value)
     if not text.startswith("^"):
@@ -233,7 +242,7 @@ _Topic = Annotated[str, BeforeValidator(_topic)]
 _Flag = Annotated[bool | None, BeforeValidator(_strict_bool)]
 _KINDS = {"stream": Kind.STREAM, "latest": Kind.LATEST}
 _DELTAS = {name: format_ for format_, name in DELTA_NAMES.items()}
-_FORMATS = {format_.value: format_ for format_ in Format}
+_FORMATS = {name: name for name in ("json", "string", "raw")}
 _ON_ERROR = {action.value: action for action in OnError}
 
 
@@ -259,7 +268,7 @@ class SettingsModel(_Model):
     history: Annotated[HistoryModel | None, BeforeValidator(_mapping)] = None
     ttl: Annotated[int | None, BeforeValidator(_between(parse_duration_ms, MIN_TTL_MS, MAX_TTL_MS, format_duration))] = None
     only_changed: _Flag = None
-    on_error: Annotated[OnError | None, BeforeValidator(_one_of("on_error", _ON_ERROR, ("dead-letter",)))] = None
+    on_error: Annotated[OnError | None, BeforeValidator(_one_of("on_error", _ON_ERROR))] = None
 
 
 class RouteModel(SettingsModel):
@@ -273,13 +282,25 @@ class RouteModel(SettingsModel):
     project: Annotated[InstanceOf[Projection] | None, BeforeValidator(_projection)] = None
 
 
+class DeadLettersModel(_Model):
+    """Where dead letters go."""
+
+    topic: Annotated[str | None, BeforeValidator(_dead_letter_topic)] = None
+    create: _Flag = None
+
+
+_DeadLetters = Annotated[DeadLettersModel | None, BeforeValidator(_mapping)]
+
+
 class SourceModel(_Model):
     """One of `sources`."""
 
     name: _Name
     topics: Annotated[list[_Topic] | None, BeforeValidator(_list_of_topics)] = None
     topic_pattern: Annotated[str | None, BeforeValidator(_topic_pattern)] = None
-    format: Annotated[Format, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = Format.JSON
+    format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = "json"
+    key_format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = "string"
+    dead_letters: _DeadLetters = None
 
 
 class FileModel(_Model):
@@ -288,4 +309,5 @@ class FileModel(_Model):
     version: Annotated[int, BeforeValidator(_version)]
     sources: Annotated[list[Any], BeforeValidator(_list)]
     defaults: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
+    dead_letters: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
     routes: Annotated[list[Any], BeforeValidator(_list)]

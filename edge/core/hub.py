@@ -11,7 +11,7 @@ from typing import Protocol
 
 from edge.core.item import Item, Step
 from edge.core.stream import ChannelStream, Gap
-from edge.core.variant import Label, Variant, full_frame, gap_message, step_frame
+from edge.core.variant import Label, Variant, gap_message, new_full_frame, new_step_frame
 from shared.publication import DeltaFormat
 
 MAX_STEPS = 1_000
@@ -137,18 +137,19 @@ class Channel:
     def deliver(self, steps: Sequence[Step]) -> None:
         """Write one tick's publications to every subscriber: joined once, written once to each."""
         label = self.label
-        self._steps.clear()
+        if self._steps:
+            self._steps.clear()
         if self.paced:
             self._steps.update(((step.base.offset, step.item.offset), step) for step in steps if step.base is not None)
         for variant, group in self.groups.items():
-            frames = [step_frame(step, label, variant) for step in steps]
+            frames = [new_step_frame(step, label, variant) for step in steps]
             joined = frames[0] if len(frames) == 1 else b"".join(frames)
             for write in group.in_step.values():
                 write(joined)
             if group.behind and self.stream.keyed is not None:
                 self._deliver_behind(group, variant, steps, frames)
             elif group.behind:
-                frames[0] = full_frame(steps[0].item, label, variant)
+                frames[0] = new_full_frame(steps[0].item, label, variant)
                 joined = b"".join(frames)
                 for write in group.behind.values():
                     write(joined)
@@ -166,7 +167,7 @@ class Channel:
             if floor not in joined:
                 joined[floor] = b"".join(
                     [
-                        frame if step.base is None or step.base.offset > floor else full_frame(step.item, self.label, variant)
+                        frame if step.base is None or step.base.offset > floor else new_full_frame(step.item, self.label, variant)
                         for step, frame in zip(steps, frames, strict=True)
                     ]
                 )
@@ -194,7 +195,7 @@ class Channel:
     def _tell_gap(self, gap: Gap, steps: Sequence[Step]) -> None:
         for variant, group in self.groups.items():
             message = variant.wrap(gap_message(gap, self.label, self.stream.epoch, variant.dialect))
-            joined = message + b"".join(full_frame(step.item, self.label, variant) for step in steps)
+            joined = message + b"".join(new_full_frame(step.item, self.label, variant) for step in steps)
             fresh = group.in_step | group.behind
             for subscription, write in fresh.items():
                 subscription.floor = 0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.core.item import Item, KeyedItem
+from edge.core.item import Item, KeyedItem, keyed_item_of
 from shared.delta import json_patch, vcdiff
 from shared.envelope import Envelope, epoch_to_text
 from shared.errors import DeltaError, DistributaryError
@@ -139,7 +139,7 @@ class KeyedState:
             if envelope.is_deletion and envelope.key not in self._items:
                 if self._kept_deletions >= MAX_DELETIONS:
                     return
-                item = KeyedItem(epoch, envelope, b"")
+                item = keyed_item_of(epoch, envelope, b"")
                 at = bisect_left(self._offsets, item.offset)
                 self._log.insert(at, item)
                 self._offsets.insert(at, item.offset)
@@ -153,7 +153,7 @@ class KeyedState:
     def drop_frames(self) -> None:
         """Let go of the encoded frames of all entries."""
         for item in self._items.values():
-            item.frames.clear()
+            item.frames = None
 
     def _forget_deletions(self) -> None:
         while self._kept_deletions > max(MAX_DELETIONS, len(self) // 10):
@@ -203,7 +203,7 @@ class KeyedLoad:
         """The publication at the position."""
         item = self.state.get(self.newest.key or b"")
         if item is None or item.offset != self.newest.offset:  # It is a deletion, or its key was deleted while entries were read.
-            return KeyedItem(self._epoch, self.newest, self.newest.body)
+            return keyed_item_of(self._epoch, self.newest, self.newest.body)
         return item
 
     def add(self, envelopes: Sequence[Envelope]) -> bool:
@@ -212,7 +212,7 @@ class KeyedLoad:
         for envelope in envelopes:
             if envelope.epoch != self.newest.epoch:
                 return False
-            item = KeyedItem(self._epoch, envelope, envelope.body)
+            item = keyed_item_of(self._epoch, envelope, envelope.body)
             former = entries.get(item.key)
             if former is None or former.offset < item.offset:
                 entries[item.key] = item
@@ -244,7 +244,7 @@ class KeyedLoad:
                     payload = payload_of(envelope, state.get(key))
                 except DeltaError as error:
                     return str(error)
-                state.put(KeyedItem(self._epoch, envelope, payload))
+                state.put(keyed_item_of(self._epoch, envelope, payload))
             elif entry.offset == envelope.offset:
                 state.put(ahead.pop(key))
             self.newest = envelope

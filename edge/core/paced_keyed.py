@@ -1,6 +1,6 @@
 """A subscription of a keyed channel that goes at its subscriber's pace: all of them at first, and modes conflate and ack for good.
 
-It *sweeps* the compacted log of its channel (edge/core/keyed.py): all with a greater offset than its cursor, in ascending order, so that a key
+It *sweeps* the compacted log of its channel (edge/core/keyed.py): all that is newer than its cursor, in ascending order, so that a key
 that changed many times meanwhile is sent once. One that has reached the newest publication holds the whole state; it is told so, and
 goes on as its mode says: in mode queue as a member of the channel's groups, in mode ack with each publication in order, in mode conflate
 with the next sweep.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.core.item import Item, KeyedItem, Step
+from edge.core.item import Item, KeyedItem, Step, item_of, keyed_item_of
 from edge.core.keyed import KeyedLoad, KeyedState, payload_of
 from shared.envelope import Envelope, epoch_to_text
 from shared.errors import DeltaError
@@ -55,7 +55,7 @@ class OutOfStep(msgspec.Struct, frozen=True):
 class ChannelStream:
     """Position, newest publication and ring of one channel. `ring_bytes` bounds the ring; the newest is always kept."""
 
-    __slots__ = ("_bytes", "_epoch", "_floor", "_is_loaded", "_max_bytes", "_max_items", "epoch", "keyed", "kind", "offset", "ring")
+    __slots__ = ("_epoch", "_floor", "_is_loaded", "_max_bytes", "_max_items", "bytes_held", "epoch", "keyed", "kind", "offset", "ring")
 
     def __init__(self, *, max_items: int, max_bytes: int) -> None:
         self.epoch: str | None = None
@@ -66,24 +66,20 @@ class ChannelStream:
         """Of a keyed channel: the newest publication of each key."""
         self.ring: deque[Item] = deque()
         self._epoch = b""
-        self._bytes = 0
+        self.bytes_held = 0
+        """Payload bytes in the ring."""
         self._floor = 0
         self._is_loaded = False
         self._max_items = max_items
         self._max_bytes = max_bytes
 
     def __repr__(self) -> str:
-        return f"<ChannelStream {self.epoch}:{self.offset}, {len(self.ring)} held, {self._bytes} bytes>"
+        return f"<ChannelStream {self.epoch}:{self.offset}, {len(self.ring)} held, {self.bytes_held} bytes>"
 
     @property
     def newest(self) -> Item | None:
         """The newest publication, or None where there never was one."""
         return self.ring[-1] if self.ring else None
-
-    @property
-    def bytes_held(self) -> int:
-        """Payload bytes in the ring."""
-        return self._bytes
 
     @property
     def reaches_back_to_start(self) -> bool:
@@ -100,14 +96,16 @@ class ChannelStream:
         """Take a live envelope. None where it is known already; OutOfStep, and nothing changed, where the bus must be read."""
         if self.epoch is None and envelope.offset == 1 and envelope.delta is DeltaFormat.NONE:
             self._start(envelope)
-        if envelope.epoch == self._epoch and envelope.offset <= self.offset:
-            return None
-        if envelope.epoch != self._epoch or envelope.offset != self.offset + 1:
+        if envelope.offset != self.offset + 1 or envelope.epoch != self._epoch:
+            if envelope.epoch == self._epoch and envelope.offset <= self.offset:
+                return None
             return OutOfStep(f"{epoch_to_text(envelope.epoch)}:{envelope.offset} came after {self.epoch}:{self.offset}")
         if self.keyed is not None:
             return self._apply_keyed(self.keyed, envelope)
+        if envelope.delta is DeltaFormat.NONE:
+            return self._append(envelope, envelope.body)
         try:
-            payload = payload_of(envelope, self.ring[-1] if self.ring else None)
+            payload = payload_of(envelope, self.ring[-1])
         except DeltaError as error:
             return OutOfStep(str(error))
         return self._append(envelope, payload)
@@ -172,7 +170,7 @@ class ChannelStream:
                 continue
             if envelope.offset != items[0].offset - 1:
                 break
-            item = (Item if self.keyed is None else KeyedItem)(items[0].epoch, envelope, envelope.body)
+            item = (item_of if self.keyed is None else keyed_item_of)(items[0].epoch, envelope, envelope.body)
             items.insert(0, item)
             is_contiguous = is_contiguous and self._prepend(item)
         return items
@@ -182,16 +180,25 @@ class ChannelStream:
         self._vanish()
         self.kind, self._is_loaded = None, False
 
+    def follow(self, items: list[Item]) -> list[Item]:
+        """What `extend` returned a while ago, up to the newest; the ring alone where the two no longer join."""
+        newest = self.newest
+        if newest is None or not items or items[-1] is newest:
+            return items if newest is not None else []
+        newer = [item for item in self.ring if item.offset > items[-1].offset]
+        joins = items[-1].epoch == self.epoch and newer and newer[0].offset == items[-1].offset + 1
+        return items + newer if joins else list(self.ring)
+
     def shrink(self) -> None:
         """Keep only the newest publication: memory is short."""
         while len(self.ring) > 1:
-            self._bytes -= self._let_go(self.ring.popleft())
+            self.bytes_held -= self._let_go(self.ring.popleft())
 
     def _prepend(self, item: Item) -> bool:
-        if len(self.ring) >= self._max_items or self._bytes + len(item.payload) > self._max_bytes:
+        if len(self.ring) >= self._max_items or self.bytes_held + len(item.payload) > self._max_bytes:
             return False
         self.ring.appendleft(item)
-        self._bytes += len(item.payload)
+        self.bytes_held += len(item.payload)
         return True
 
     def _vanish(self) -> Refill:
@@ -200,7 +207,7 @@ class ChannelStream:
             return Refill([])
         self.epoch, self._epoch, self.offset, self._floor, self.keyed = None, b"", 0, 0, None
         self.ring.clear()
-        self._bytes = 0
+        self.bytes_held = 0
         return Refill([], Gap("epoch_changed", None))
 
     def _start(self, envelope: Envelope) -> None:
@@ -210,7 +217,7 @@ class ChannelStream:
         self._floor = 0
         self.keyed = KeyedState() if envelope.kind is Kind.KEYED else None
         self.ring.clear()
-        self._bytes = 0
+        self.bytes_held = 0
 
     def _restart(self, history: Sequence[Envelope], asked: int) -> list[Step]:
         """Fill the ring anew. Subscribers get the newest publication only."""
@@ -230,25 +237,25 @@ class ChannelStream:
         return self._append(envelope, envelope.body) if self.keyed is None else self._append_keyed(self.keyed, envelope, envelope.body)
 
     def _append_keyed(self, keyed: KeyedState, envelope: Envelope, payload: bytes) -> Step:
-        item = KeyedItem(self.epoch or "", envelope, payload)
+        item = keyed_item_of(self.epoch or "", envelope, payload)
         former = keyed.get(item.key)
         keyed.put(item)
         if former is not None:
-            former.frames.clear()
+            former.frames = None
             if not former.is_deletion and not item.is_deletion:
                 item.previous = former
         self.offset = envelope.offset
         self.kind = envelope.kind
         self._keep(item)
-        return Step(item, item.previous, envelope.delta, envelope.body)
+        return Step(item, item.previous, envelope.delta, b"" if envelope.delta is DeltaFormat.NONE else envelope.body)
 
     def _keep(self, item: KeyedItem) -> None:
         """Put it into the ring. With it go the publications of the same keys before: who holds those can be given deltas."""
         ring = self.ring
         ring.append(item)
-        self._bytes += _weight(item)
-        while len(ring) > 1 and (len(ring) > self._max_items or self._bytes > self._max_bytes):
-            self._bytes -= self._let_go(ring.popleft())
+        self.bytes_held += _weight(item)
+        while len(ring) > 1 and (len(ring) > self._max_items or self.bytes_held > self._max_bytes):
+            self.bytes_held -= self._let_go(ring.popleft())
 
     @staticmethod
     def _let_go(item: Item) -> int:
@@ -259,19 +266,20 @@ class ChannelStream:
         return weight
 
     def _append(self, envelope: Envelope, payload: bytes) -> Step:
-        base = self.ring[-1] if self.ring else None
-        item = Item(self.epoch or "", envelope, payload)
-        self.ring.append(item)
-        self.offset = envelope.offset
+        ring = self.ring
+        base = ring[-1] if ring else None
+        item = item_of(self.epoch or "", envelope, payload)
+        ring.append(item)
+        self.offset = item.offset
         self.kind = envelope.kind
-        self._bytes += len(item.payload)
-        if base is not None:
-            base.frames.clear()  # Whoever recovers makes them anew, once; kept for all they would take more than the payloads.
-        while len(self.ring) > 1 and (len(self.ring) > self._max_items or self._bytes > self._max_bytes):
-            self._bytes -= len(self.ring.popleft().payload)
-        if envelope.delta is DeltaFormat.NONE:
-            return Step(item, base)
-        return Step(item, base, envelope.delta, envelope.body)
+        self.bytes_held += len(payload)
+        if base is not None and base.frames is not None:
+            base.frames = None  # Whoever recovers makes them anew, once; kept for all they would take more than the payloads.
+        while len(ring) > self._max_items or self.bytes_held > self._max_bytes:
+            if len(ring) == 1:
+                break
+            self.bytes_held -= len(ring.popleft().payload)
+        return Step(item, base, envelope.delta, b"" if envelope.delta is DeltaFormat.NONE else envelope.body)
 
 
 def _weight(item: Item) -> int:

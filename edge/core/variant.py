@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from base64 import b64encode
 from collections.abc import Callable
 from enum import Enum
@@ -14,6 +15,9 @@ from shared.publication import CONTENT_TYPE_NAMES, DELTA_NAMES, ContentType, Del
 
 Wrap = Callable[[bytes], bytes]
 """Puts a transport's frame around a message."""
+
+SURELY_SMALLER = 8
+"""A delta's frame that is so many times shorter than the payload is sent without a look at the whole, which may be compressed, too."""
 
 _json = msgspec.json.encode
 _msgpack = msgspec.msgpack.encode
@@ -31,26 +35,41 @@ class Dialect(Enum):
     MSGPACK = "msgpack"
     MSGPACK_NAMED = "msgpack-named"
 
-    @property
-    def is_text(self) -> bool:
-        """Whether messages are JSON text."""
-        return self in {Dialect.JSON, Dialect.JSON_NAMED}
+    is_text: bool
+    """Whether messages are JSON text."""
+    is_named: bool
+    """Whether publications name their channel instead of its number."""
 
-    @property
-    def is_named(self) -> bool:
-        """Whether publications name their channel instead of its number."""
-        return self in {Dialect.JSON_NAMED, Dialect.MSGPACK_NAMED}
+    def __init__(self, name: str) -> None:
+        self.is_text = name.startswith("json")
+        self.is_named = name.endswith("-named")
+
+    __hash__ = object.__hash__  # Enum's own is written in Python.
 
 
-class Variant(msgspec.Struct, frozen=True):
-    """Dialect, delta format and framing: subscribers that agree in these get the same bytes."""
+class Variant:
+    """Dialect, delta format and framing: subscribers that agree in these get the same bytes.
 
-    dialect: Dialect
-    delta: DeltaFormat
-    wrap: Wrap
+    There is one object for each (`variant_of`), compared by identity: each publication asks for it several times.
+    """
 
-    def __hash__(self) -> int:
-        return hash((self.dialect, self.delta, self.wrap))
+    __slots__ = ("delta", "dialect", "wrap", "write_delta", "write_full")
+
+    def __init__(self, dialect: Dialect, delta: DeltaFormat, wrap: Wrap) -> None:
+        self.dialect = dialect
+        self.delta = delta
+        self.wrap = wrap
+        self.write_full = _full_json if dialect.is_text else _full_msgpack
+        self.write_delta = _delta_json if dialect.is_text else _delta_msgpack
+
+    def __repr__(self) -> str:
+        return f"<Variant {self.dialect.value} {self.delta.name}>"
+
+
+@functools.cache
+def variant_of(dialect: Dialect, delta: DeltaFormat, wrap: Wrap) -> Variant:
+    """The variant of these; always the same object."""
+    return Variant(dialect, delta, wrap)
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -60,20 +79,40 @@ class Label(msgspec.Struct, frozen=True):
     number: int
 
 
+def new_full_frame(item: Item, label: Label, variant: Variant) -> bytes:
+    """The finished frame that carries the whole publication."""
+    return variant.wrap(variant.write_full(item, label, variant))
+
+
+def new_step_frame(step: Step, label: Label, variant: Variant) -> bytes:
+    """The finished frame for a subscriber that holds the step's base: the delta, or the whole publication where that is smaller."""
+    item, base = step.item, step.base
+    if base is None or variant.delta is DeltaFormat.NONE or (delta := step.delta(variant.delta)) is None:
+        return new_full_frame(item, label, variant)
+    frame = variant.wrap(variant.write_delta(item, base.offset, delta, label, variant))
+    if len(frame) * SURELY_SMALLER < len(item.payload):
+        return frame
+    full = new_full_frame(item, label, variant)
+    return frame if len(frame) < len(full) else full
+
+
 def full_frame(item: Item, label: Label, variant: Variant) -> bytes:
-    """The finished frame that carries the whole publication; made once and kept with the item."""
+    """As `new_full_frame`; made once and kept with the item."""
+    if item.frames is None:
+        item.frames = {}
     frame = item.frames.get(variant)
     if frame is None:
-        write = _full_json if variant.dialect.is_text else _full_msgpack
-        frame = item.frames[variant] = variant.wrap(write(item, label, variant))
+        frame = item.frames[variant] = new_full_frame(item, label, variant)
     return frame
 
 
 def step_frame(step: Step, label: Label, variant: Variant) -> bytes:
-    """The finished frame for a subscriber that holds the step's base: the delta, or the whole publication where that is smaller."""
+    """As `new_step_frame`; made once and kept with the step."""
+    if step.frames is None:
+        step.frames = {}
     frame = step.frames.get(variant)
     if frame is None:
-        frame = step.frames[variant] = _smaller(step, label, variant)
+        frame = step.frames[variant] = new_step_frame(step, label, variant)
     return frame
 
 
@@ -102,27 +141,16 @@ def control(fields: dict[str, object], dialect: Dialect) -> bytes:
     return _json(fields) if dialect.is_text else _msgpack(fields)
 
 
-def _smaller(step: Step, label: Label, variant: Variant) -> bytes:
-    full = full_frame(step.item, label, variant)
-    base = step.base
-    if variant.delta is DeltaFormat.NONE or base is None:
-        return full
-    delta = step.delta(variant.delta)
-    if delta is None:
-        return full
-    write = _delta_json if variant.dialect.is_text else _delta_msgpack
-    frame = variant.wrap(write(step.item, base.offset, delta, label, variant))
-    return frame if len(frame) < len(full) else full
-
-
 def _head(item: Item, label: Label, variant: Variant, *, with_epoch: bool) -> str:
-    who = f'"channel":"{label.name}"' if variant.dialect.is_named else f'"number":{label.number}'
-    epoch = f',"epoch":"{item.epoch}"' if with_epoch or variant.dialect.is_named else ""
+    if variant.dialect.is_named:
+        who = f'"channel":"{label.name}","epoch":"{item.epoch}"'
+    else:
+        who = f'"number":{label.number},"epoch":"{item.epoch}"' if with_epoch else f'"number":{label.number}'
     time = "" if item.time_ms is None else f',"time":{item.time_ms}'
     key = "" if item.key is None else f',"key":{_text(item.key)}'
     tags = f',"tags":{item.tags.decode()}' if item.tags else ""
     kind = "" if item.content_type is ContentType.JSON else _KINDS_JSON[item.content_type]
-    return f'{{"type":"publication",{who}{epoch},"offset":{item.offset}{time}{key}{tags}{kind}'
+    return f'{{"type":"publication",{who},"offset":{item.offset}{time}{key}{tags}{kind}'
 
 
 def _text(data: bytes) -> str:

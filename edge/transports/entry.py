@@ -32,6 +32,8 @@ MAX_HTTP_BYTES = 1_048_576
 MAX_ENTRIES = 8_192
 """Connections whose request has not come, or that wait for their turn. More are cut."""
 PUMP_S = 0.005
+REQUEST_COST = 200
+"""By it (`edge.turns`) newcomers let the frames of those who are in go first."""
 
 _PATH = PATH.encode()
 
@@ -134,6 +136,7 @@ class Entry(asyncio.Protocol):
         "_http",
         "_is_complete",
         "_is_upgrade",
+        "_later",
         "_method",
         "_parser",
         "_rest",
@@ -156,6 +159,8 @@ class Entry(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._rest = b""
+        self._later: list[bytes] | None = None
+        """What came in a turn of the event loop that had no time for it; None where nothing waits."""
         self._is_complete = False
         self._is_upgrade = False
         self._method = b""
@@ -186,6 +191,12 @@ class Entry(asyncio.Protocol):
             self._successor.data_received(data)
         elif self._is_complete:
             self._keep(data)
+        elif self._later is not None:
+            self._transport.pause_reading()  # Or somebody who never waits would fill our memory.
+            self._later.append(data)
+        elif self._endpoint.node.turns.is_over():
+            self._later = [data]
+            self._endpoint.node.turns.later(self._go_on, REQUEST_COST)
         else:
             self._read(data)
 
@@ -265,6 +276,15 @@ class Entry(asyncio.Protocol):
         """Its time is up."""
         self._leave()
         self._transport.abort()
+
+    def _go_on(self) -> None:
+        """Read what came in an earlier turn of the event loop."""
+        later, self._later = self._later or [], None
+        if self not in self._endpoint.entries:
+            return  # It went away while it waited, or was sent away.
+        if len(later) > 1:
+            self._transport.resume_reading()
+        self._read(b"".join(later))
 
     def _read(self, data: bytes) -> None:
         self._head.append(data)

@@ -24,6 +24,7 @@ _MASKED = 0x80
 _SHORT, _MIDDLE = 126, 65_536
 _CONTROL = 0x08
 _SIMPLE = frozenset({TEXT, BINARY, PING, PONG})
+_short_head, _middle_head, _long_head = struct.Struct(">BB").pack, struct.Struct(">BBH").pack, struct.Struct(">BBQ").pack
 _short_size = struct.Struct(">H").unpack_from
 
 
@@ -31,10 +32,10 @@ def wrap(first: int, message: bytes) -> bytes:
     """One unmasked frame with this first byte."""
     size = len(message)
     if size < _SHORT:
-        return bytes((first, size)) + message
+        return _short_head(first, size) + message
     if size < _MIDDLE:
-        return struct.pack(">BBH", first, 126, size) + message
-    return struct.pack(">BBQ", first, 127, size) + message
+        return _middle_head(first, 126, size) + message
+    return _long_head(first, 127, size) + message
 
 
 def wrap_text(message: bytes) -> bytes:

@@ -95,6 +95,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_is_awaiting_pong",
         "_is_open",
         "_is_short",
+        "_later",
         "_outbox_bytes",
         "_transport",
         "_ws",
@@ -115,6 +116,8 @@ class WebSocketConnection(asyncio.Protocol):
         """websockets' layer, from when on something comes or goes that needs it."""
         self._fragments: list[bytes] | None = None
         self._deflate: Deflate | None = None
+        self._later: list[bytes] | None = None
+        """What came in a turn of the event loop that had no time for it; None where nothing waits."""
         self._burst = 0
         self._is_open = True
         self._is_awaiting_pong = False
@@ -142,21 +145,40 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        at, most = 0, self._all.node.limits.max_frame_bytes
-        while self._ws is None:
-            if at == len(data):
+        if self._later is not None:
+            self._transport.pause_reading()  # Or somebody who never waits would fill our memory.
+            self._later.append(data)
+            return
+        at, most, is_over = 0, self._all.node.limits.max_frame_bytes, self._all.node.turns.is_over
+        while at < len(data):
+            if is_over():
+                self._later = [data[at:]]
+                self._all.node.turns.later(self._go_on)
                 return
+            if self._ws is not None:
+                break
             simple = read_simple(data, at, most)
             if simple is None:
                 break
             first, payload, at = simple
             self._on_simple(first, payload)
+        else:
+            return
         ws = self._protocol()
         ws.receive_data(data[at:] if at else data)
         for event in ws.events_received():
             if isinstance(event, Frame):
                 self._on_frame(event)
         self._flush(ws)
+
+    def _go_on(self) -> None:
+        """Read what came in an earlier turn of the event loop."""
+        later, self._later = self._later or [], None
+        if self._transport.is_closing():
+            return
+        if len(later) > 1:
+            self._transport.resume_reading()
+        self.data_received(b"".join(later))
 
     def eof_received(self) -> bool:
         """The client sends no more, so it cannot answer a close either."""

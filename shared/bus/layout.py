@@ -58,6 +58,18 @@ class BusLayout(msgspec.Struct, frozen=True):
         """The list that holds a channel's history."""
         return f"{self.prefix}:{{{self.shard_of(channel)}}}:h:{channel}"
 
+    def keys_key(self, channel: str) -> str:
+        """The hash that holds, on a keyed channel, the newest publication of each key that there is."""
+        return f"{self.prefix}:{{{self.shard_of(channel)}}}:k:{channel}"
+
+    def versions_key(self, channel: str) -> str:
+        """The hash that holds the newest version, where publications have one: of each key, or of the channel."""
+        return f"{self.prefix}:{{{self.shard_of(channel)}}}:v:{channel}"
+
+    def ids_key(self, channel: str) -> str:
+        """The sorted set that holds the ids seen last, where publications have one."""
+        return f"{self.prefix}:{{{self.shard_of(channel)}}}:i:{channel}"
+
     def incarnation_key(self, shard: int) -> str:
         """The string that holds a shard's incarnation."""
         return f"{self.prefix}:{{{shard}}}:incarnation"

@@ -10,6 +10,8 @@ import msgspec
 
 from shared.publication import ContentType, DeltaFormat, Kind
 
+ID_BYTES = 16
+
 
 class Outcome(IntEnum):
     """What became of one push. The numbers are those of publish.lua."""
@@ -17,13 +19,17 @@ class Outcome(IntEnum):
     DUPLICATE = 0
     """Its source was already published (or, for a restore, something newer is there): nothing was done."""
     UNCHANGED = 1
-    """`only_changed`, and the channel's newest payload is the same: nothing was published."""
+    """`only_changed`, and the channel's (on a keyed channel, the key's) newest payload is the same: nothing was published."""
     FULL = 2
     """Published with its full payload."""
     DELTA = 3
     """Published as the delta."""
     FAILED = 4
-    """The bus holds something else under the channel's keys. Trying again will not help."""
+    """The bus holds something else under the channel's keys, or the channel has too many keys. Trying again will not help."""
+    STALE = 5
+    """Its version is not newer than that of the channel (of the key): nothing was published. Its source counts as published."""
+    REPEATED = 6
+    """Its id was published within the window: nothing was published. Its source counts as published."""
 
 
 class Source(NamedTuple):
@@ -44,6 +50,12 @@ class Keep(msgspec.Struct, frozen=True):
     history_bytes: int = 1_048_576
     history_age_ms: int = 0
     ttl_ms: int = 86_400_000
+    max_keys: int = 100_000
+    """Of a keyed channel: a publication of one more key fails."""
+    id_window_ms: int = 600_000
+    """In Kafka's time: an id that was seen so long ago, or less, is repeated."""
+    id_count: int = 100_000
+    """So many of the ids seen last are known, at most."""
 
 
 class Push(msgspec.Struct, frozen=True, gc=False):
@@ -63,7 +75,16 @@ class Push(msgspec.Struct, frozen=True, gc=False):
     """Of the payload that `delta` applies to; if it is not the channel's newest, the bus publishes the full payload."""
     only_changed: bool = False
     restore: bool = False
-    """Publish only if the channel has nothing as new by Kafka's time: for putting back what the bus lost."""
+    """Publish only if the channel (the key) has nothing as new, by version where there is one, else by Kafka's time: for putting
+    back what the bus lost."""
+    key: bytes | None = None
+    """On keyed channels, and only there. With `ContentType.NONE` the push deletes the key."""
+    tags: bytes = b""
+    """A compact JSON object of strings for clients to see, at most MAX_TAGS_BYTES of the envelope; empty for none."""
+    version: float | None = None
+    """Publish only if it is greater than the newest one of the channel (of the key). A finite number."""
+    id: bytes = b""
+    """Publish only if the channel did not see it within the window: ID_BYTES, or empty for none."""
 
 
 class Pushed(NamedTuple):

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
 from bridge.core.chain import DeltaChain
+from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold
+from bridge.core.letter import Replay
 from bridge.core.record import Partition, Record
 from bridge.core.routing import Routed, Router
 from bridge.pipeline import Pipeline, PipelineSettings, Time
@@ -530,10 +532,10 @@ class TestProblems:
 
     def test_a_fault_in_routing_halts_instead_of_losing(self):
         class Faulty(Router):
-            def route(self, record: Record) -> Routed:
+            def route(self, record: Record, replay: Replay | None = None) -> Routed:
                 if record.partition == 0:
                     raise ZeroDivisionError
-                return super().route(record)
+                return super().route(record, replay)
 
         world = World(partitions=[P, Q])
         world.topics.produce("vehicles", b"[]")
@@ -552,6 +554,66 @@ class TestProblems:
         assert pipeline.tally.failed == 1
         assert world.published("bus:v2") == world.produced["bus:v2"]
         assert world.topics.committed == {P: 1}
+
+
+class Unschooled(Router):
+    """Knows no schema for partition 0 until it is told that it does."""
+
+    knows = False
+    asked = 0
+
+    def route(self, record: Record, replay: Replay | None = None) -> Routed:
+        if record.partition == 0 and not self.knows:
+            self.asked += 1
+            msg = "the registry is away"
+            raise SchemaUnavailableError(msg)
+        return super().route(record, replay)
+
+
+class TestASchemaThatCannotBeHad:
+    def test_holds_its_partition_and_no_other_and_then_nothing_is_missing(self):
+        world = World(partitions=(P, Q))
+        router = Unschooled(world.rules)
+        pipeline, records = world.bridge(router=router)
+        for at in range(5):
+            world.produce({"a": at}, 0)
+            world.produce({"b": at}, 1)
+        steps(pipeline, world)
+        assert world.published("bus:b") == world.produced["bus:b"]
+        assert records.flow.held(Hold.SCHEMA_AWAY) == [P]
+        pipeline.step()
+        asked = router.asked
+        for _ in range(10):
+            pipeline.step()
+        assert router.asked == asked  # Not at each turn of the loop.
+        world.clock.sleep(1)
+        pipeline.step()
+        assert router.asked == asked + 1
+        pipeline._commit(wait=True)
+        assert world.topics.committed == {Q: 5}
+        router.knows = True
+        world.produce({"a": 5}, 0)
+        world.clock.sleep(1)
+        steps(pipeline, world)
+        assert not records.flow.held(Hold.SCHEMA_AWAY)
+        pipeline._commit(wait=True)
+        world.check()
+        assert world.topics.committed == {P: 6, Q: 5}
+
+    def test_a_partition_that_goes_meanwhile_is_left_to_its_new_owner(self):
+        world = World(partitions=(P, Q))
+        router = Unschooled(world.rules)
+        pipeline, records = world.bridge(router=router)
+        world.produce({"a": 1}, 0)
+        steps(pipeline, world)
+        records.revoke([P])
+        router.knows = True
+        world.clock.sleep(1)
+        steps(pipeline, world)
+        assert world.published("bus:a") == []
+        records.assign([P])
+        steps(pipeline, world)
+        world.check()
 
 
 class Chaos:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edge.core.hub import Channel, Subscription
 from edge.core.item import Step
 from edge.core.stream import ChannelStream, Gap
-from edge.core.variant import Dialect, Label, Variant
+from edge.core.variant import Dialect, Label, Variant, variant_of
 from shared.delta import json_patch, vcdiff
 from shared.envelope import NO_TIME, Envelope, epoch_to_text
 from shared.publication import ContentType, DeltaFormat, Kind, payload_hash
@@ -87,7 +87,7 @@ LABEL = Label("bus:1430", 17)
 
 def variant(dialect: Dialect = Dialect.JSON, form: DeltaFormat = DeltaFormat.NONE) -> Variant:
     """A variant without framing."""
-    return Variant(dialect, form, plain)
+    return variant_of(dialect, form, plain)
 
 
 class Reader:

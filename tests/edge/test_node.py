@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 
 import edge.node
 from edge.core.variant import Dialect
+from edge.ports import ChannelHistory
+from edge.turns import Turns
 from shared.publication import DeltaFormat, Kind, Position
 from tests.edge.reference_client import NOWHERE, ReferenceClient
 from tests.edge.simulation import SMALL, Edge, Simulation
@@ -62,6 +66,21 @@ def let_until(simulation: Simulation, edge_: Edge, wanted: str) -> None:
             return
         simulation.do(lambda: edge_.let(0))
     pytest.fail(f"nobody came to {wanted}")
+
+
+def counted_reads(edge_: Edge, asked: list[int] | None = None) -> list[str]:
+    """From now on, the channels that are read, and how much of them is asked for."""
+    reads: list[str] = []
+    read = edge_.bus.read
+
+    async def noted(channel: str, count: int, skip: int = 0) -> ChannelHistory:
+        reads.append(channel)
+        if asked is not None:
+            asked.append(count)
+        return await read(channel, count, skip)
+
+    edge_.bus.read = noted  # type: ignore[method-assign]
+    return reads
 
 
 class TestWhileTheBusIsRead:
@@ -164,6 +183,122 @@ class TestWhileTheBusIsRead:
         assert client.holdings["stream:1"].gaps == []
         simulation.come_to_rest()
         simulation.check_rest()
+
+
+class TestStorm:
+    """Many come at the same moment."""
+
+    @pytest.fixture
+    def simulation(self) -> Iterator[Simulation]:
+        simulation = Simulation(
+            limits=msgspec.structs.replace(
+                SMALL, ring_items=100, ring_bytes=100_000, max_ring_bytes=10_000_000, max_recovery_items=500, max_recovery_bytes=10_000_000
+            )
+        )
+        yield simulation
+        simulation.close()
+
+    def publish(self, simulation: Simulation, count: int, channel: str = "stream:1", size: int = 0) -> Position:
+        for _ in range(count):
+            simulation.do(lambda: simulation.push(channel, keep=1_000, size=size))
+        newest = simulation.newest(channel)
+        assert newest is not None
+        return newest
+
+    def come(self, simulation: Simulation, one: Edge, newest: Position, behind: list[int]) -> list[ReferenceClient]:
+        return [subscribe(simulation, one, "stream:1", position=Position(newest.epoch, newest.offset - number)) for number in behind]
+
+    def test_a_cold_edge_reads_once_whoever_comes_before_and_while_it_reads(self, simulation: Simulation, one: Edge):
+        newest = self.publish(simulation, 60)
+        reads = counted_reads(one)
+        clients = self.come(simulation, one, newest, [0, 3, 20])
+        let_until(simulation, one, "answer")
+        clients += self.come(simulation, one, newest, [1, 30])
+        simulation.come_to_rest()
+        assert len(reads) == 1
+        assert [client.holdings["stream:1"].received for client in clients] == [0, 3, 20, 1, 30]
+        assert all(client.holdings["stream:1"].gaps == [] for client in clients)
+        simulation.check_rest()
+
+    def test_it_learns_how_far_behind_they_are(self, simulation: Simulation, one: Edge):
+        """The first channel is read twice, for nobody can know; those after it are not."""
+        channels = [f"stream:{number}" for number in range(2, 8)]
+        newest = {name: self.publish(simulation, 90, name) for name in channels}
+        reads = counted_reads(one)
+        for name, position in newest.items():
+            client = joined(simulation, one, name, position=Position(position.epoch, position.offset - 50))
+            assert client.holdings[name].received == 50
+        assert reads.count(channels[0]) == 2
+        assert [reads.count(name) for name in channels[1:]] == [1] * 5
+
+    def test_large_publications_are_not_read_on_a_guess(self, simulation: Simulation, one: Edge):
+        newest = {name: self.publish(simulation, 20, name, size=200_000) for name in ("stream:2", "stream:3")}
+        asked: list[int] = []
+        counted_reads(one, asked)
+        for name, position in newest.items():
+            joined(simulation, one, name, position=Position(position.epoch, position.offset - 1))
+        assert asked[0] > 10
+        assert asked[1] < 3
+
+    def test_one_who_rewinds_is_served_by_the_first_read(self, simulation: Simulation, one: Edge):
+        self.publish(simulation, 200)
+        reads = counted_reads(one)
+        clients: list[ReferenceClient] = []
+
+        def go() -> None:
+            client = simulation.connect(one)
+            client.subscribe("stream:1", rewind={"count": 150})
+            clients.append(client)
+
+        simulation.do(go)
+        simulation.come_to_rest()
+        assert len(reads) == 1
+        assert clients[0].holdings["stream:1"].received == 150
+
+    def test_a_wrong_position_is_called_wrong_after_one_read(self, simulation: Simulation, one: Edge):
+        newest = self.publish(simulation, 3)
+        joined(simulation, one, "stream:1")
+        reads = counted_reads(one)
+        client = joined(simulation, one, "stream:1", position=Position(newest.epoch, newest.offset + 5))
+        assert client.holdings["stream:1"].gaps == [("position_ahead", None)]
+        assert len(reads) == 1
+
+    def test_the_nearest_are_started_first_some_a_turn_and_nobody_misses_what_comes_meanwhile(self, simulation: Simulation, one: Edge):
+        newest = self.publish(simulation, 60)
+        started: list[int] = []
+        time = itertools.count()
+        # Each look at the clock takes 0.4 ms: a turn has time for a dozen.
+        one.node.turns = Turns(lambda: next(time) * 0.0004)
+        behind = [number % 30 for number in range(100)]
+        clients = self.come(simulation, one, newest, behind)
+        sizes: list[int] = []
+        held = one.node._start
+
+        def noted(lane: Any, request: Any, subscriber: Any, items: Any = None) -> int:
+            needed = held(lane, request, subscriber, items)
+            started.append(request.position.offset)
+            return needed
+
+        one.node._start = noted  # type: ignore[method-assign]
+        let_until(simulation, one, "answer")
+
+        def publish_meanwhile() -> None:
+            sizes.append(len(started))
+            if len(started) < len(clients):
+                simulation.push("stream:1", keep=1_000)
+                one.bus.deliver(1)
+                simulation.loop.call_soon(publish_meanwhile)
+
+        simulation.loop.call_soon(publish_meanwhile)
+        simulation.do(lambda: one.let(0))
+        simulation.come_to_rest()
+        assert len(sizes) > 5
+        assert max(after - before for before, after in itertools.pairwise(sizes)) < 20
+        assert started == sorted(started, reverse=True)
+        simulation.check_rest()
+        for client, number in zip(clients, behind, strict=True):
+            assert client.holdings["stream:1"].gaps == []
+            assert client.holdings["stream:1"].received == number + len(sizes) - 1
 
 
 class TestRecovery:

@@ -233,6 +233,12 @@ class KafkaCluster:
             [place] = consumer.committed([TopicPartition(topic, partition)], timeout=_ANSWER_S)
         return place.offset if place.offset >= 0 else None
 
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        """The kafka offset that the next record of a partition will have."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": "rig", "log_level": 0})
+        with contextlib.closing(consumer):
+            return int(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)[1])
+
     def _partitions_with_leader(self, admin: AdminClient, name: str) -> int:
         topic = admin.list_topics(timeout=5).topics.get(name)
         return 0 if topic is None else sum(partition.leader >= 0 for partition in topic.partitions.values())

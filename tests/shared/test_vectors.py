@@ -54,6 +54,7 @@ def envelope_of(fields: dict[str, Any]) -> Envelope:
         base_hash=bytes.fromhex(fields["base_hash"]),
         key=None if fields["key"] is None else bytes.fromhex(fields["key"]),
         body=bytes.fromhex(fields["body"]),
+        tags=fields["tags"].encode(),
     )
 
 

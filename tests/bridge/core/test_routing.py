@@ -12,6 +12,7 @@ from bridge.core import routing
 from bridge.core.draft import OnError
 from bridge.core.record import Record
 from bridge.core.routing import MAX_PROBLEMS_A_ROUTE, Routed, Router
+from bridge.formats import plain
 from bridge.rules.load import load_rules, parse_rules
 from shared.channel import check_channel
 from shared.publication import ContentType, DeltaFormat, Kind
@@ -133,7 +134,7 @@ def test_a_value_is_parsed_once_for_all_routes_and_not_at_all_where_none_needs_i
         parsed.append(data)
         return json.loads(data)
 
-    monkeypatch.setattr(routing, "_decode", decode)
+    monkeypatch.setattr(plain, "_decode", decode)
     needs_none = '  - {name: k, channel: "k:{key}", where: "headers.type == \'bus\'", project: {key: key, at: timestamp}}\n'
     headers = (("type", b"bus"),)
     routed = router(needs_none).route(record(b"no JSON", key=b"x", headers=headers))
@@ -267,3 +268,33 @@ ROUTERS = [
     router("  - {name: w, channel: feed}\n  - {name: l, channel: 'c:{item}', project: length(item)}", format="string"),
     router("  - {name: w, channel: '{key}'}", format="raw"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("key_format", "key", "seen"),
+    [
+        ("string", b"k-1", "k-1"),
+        ("string", b"\xff", None),
+        ("json", b'{"id": 7}', {"id": 7}),
+        ("raw", b"\xff\x00", "/wA="),
+        ("json", None, None),
+    ],
+)
+def test_keys_have_a_format_of_their_own(key_format: str, key: bytes | None, seen: object):
+    text = f"version: 1\nsources: [{{name: s, topics: [t], key_format: {key_format}}}]\nroutes:\n- {{name: r, channel: c, project: key}}\n"
+    routed = Router(parse_rules(text.encode(), "rules.yaml")).route(record(b"1", key=key))
+    assert made(routed) == [("c", seen)]
+
+
+def test_a_key_that_is_not_what_its_format_says_matters_only_to_routes_that_look_at_it():
+    text = """
+version: 1
+sources: [{name: s, topics: [t], key_format: json}]
+routes:
+- {name: a, channel: a}
+- {name: b, channel: "b:{key.id}"}
+"""
+    routed = Router(parse_rules(text.encode(), "rules.yaml")).route(record(b"1", key=b"{"))
+    assert made(routed) == [("a", 1)]
+    [problem] = routed.problems
+    assert problem.message.startswith("t[2]@77: route b: the key is not JSON: Input data was truncated; correct the producer")

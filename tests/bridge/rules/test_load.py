@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.draft import ChannelSettings, OnError
-from bridge.core.ruleset import CompiledRules, Format
+from bridge.core.ruleset import CompiledRules
 from bridge.rules import document
 from bridge.rules.document import MAX_FILE_BYTES
 from bridge.rules.load import load_rules, parse_rules
@@ -55,8 +55,8 @@ def test_what_is_not_said_is_filled_in():
         history_age_ms=0,
         ttl_ms=86_400_000,
     )
-    assert (route.source.format, route.on_error, route.split, route.where, route.projection) == (
-        Format.JSON,
+    assert (route.source.decoder.format, route.on_error, route.split, route.where, route.projection) == (
+        "json",
         OnError.SKIP,
         None,
         None,
@@ -142,7 +142,7 @@ def test_five_mistakes_are_five_lines_with_suggestions(tmp_path: Path):
             "kind: keyed, key: item.id",
             '5: routes[0].kind: kind "keyed" is planned, and this version does not have it yet; it has stream, latest',
         ),
-        ("on_error: dead-letter", '5: routes[0].on_error: on_error "dead-letter" is planned'),
+        ("on_error: dead-leter", '5: routes[0].on_error: there is no on_error "dead-leter"; did you mean "dead-letter"?'),
         ("kind: latset", '5: routes[0].kind: there is no kind "latset"; did you mean "latest"?'),
         ("delta: fossil", '5: routes[0].delta: there is no delta "fossil"; it is one of none, vcdiff, json-patch'),
         ("ttl: 59s", "5: routes[0].ttl: must be from 1m to 8760h, not 59s"),

@@ -7,7 +7,7 @@ import pytest
 
 from edge.core.hub import Channel, Hub
 from edge.core.stream import Gap, Missed
-from edge.core.variant import Dialect, Variant
+from edge.core.variant import Dialect, Variant, variant_of
 from shared.publication import DeltaFormat
 from tests.edge.builders import Reader, bracketed, full, history, step, value
 
@@ -27,7 +27,7 @@ def frames(write: bytes) -> list[dict[str, object]]:
 
 
 def wanted(form: DeltaFormat = DeltaFormat.VCDIFF) -> Variant:
-    return Variant(Dialect.JSON, form, bracketed)
+    return variant_of(Dialect.JSON, form, bracketed)
 
 
 def publish(channel: Channel, *offsets: int) -> None:

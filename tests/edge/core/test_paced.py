@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from edge.core.delivery import Delivery, Mode
 from edge.core.hub import MAX_STEPS, Channel, Hub
-from edge.core.item import Item
+from edge.core.item import Item, item_of
 from edge.core.paced import MOST_AT_ONCE, NOTHING, Due, PacedSubscription
 from edge.core.stream import Gap, Missed
-from edge.core.variant import Dialect, Variant
+from edge.core.variant import Dialect, variant_of
 from shared.publication import DeltaFormat
 from tests.edge.builders import EPOCH_TEXT, OTHER, bracketed, full, history, step, value
 
@@ -36,7 +36,7 @@ def publish(channel: Channel, *offsets: int, size: int = 200) -> None:
 def subscribe(
     channel: Channel, mode: Mode, *, cursor: int, window: int = 0, max_rate: float = 0, form: DeltaFormat = DeltaFormat.JSON_PATCH
 ) -> PacedSubscription:
-    return PacedSubscription(channel, Variant(Dialect.JSON, form, bracketed), Delivery(mode, max_rate, window), cursor)
+    return PacedSubscription(channel, variant_of(Dialect.JSON, form, bracketed), Delivery(mode, max_rate, window), cursor)
 
 
 def frames(due: Due | bytes) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def places(due: Due | bytes) -> list[tuple[int, int | None]]:
 
 
 def items(first: int, last: int, size: int = 0) -> list[Item]:
-    return [Item(EPOCH_TEXT, envelope, envelope.body) for envelope in history(first, last, size=size)]
+    return [item_of(EPOCH_TEXT, envelope, envelope.body) for envelope in history(first, last, size=size)]
 
 
 class TestConflate:

@@ -227,3 +227,25 @@ def test_content_type_and_time_are_kept():
     item = stream.newest
     assert item is not None
     assert (item.content_type, item.time_ms, item.key, item.payload) == (ContentType.BINARY, 123, b"k", b"\xff")
+
+
+class TestFollow:
+    """What was read before goes on with what came since."""
+
+    def test_the_newest_come_behind_what_was_read(self):
+        stream = stream_at(history(1, 6), max_items=2)
+        items = stream.extend(history(1, 6), asked=10)
+        assert stream.follow(items) is items
+        step(stream, full(7))
+        assert [item.offset for item in stream.follow(items)] == [1, 2, 3, 4, 5, 6, 7]
+        for offset in (8, 9):
+            step(stream, full(offset))
+        assert [item.offset for item in stream.follow(items)] == [8, 9], "the two no longer join"
+
+    def test_another_epoch_has_nothing_of_it(self):
+        stream = stream_at(history(1, 6), max_items=2)
+        items = stream.extend(history(1, 6), asked=10)
+        stream.refill(history(7, 8, epoch=OTHER), asked=10, most=10)
+        assert [(item.epoch, item.offset) for item in stream.follow(items)] == [(stream.epoch, 7), (stream.epoch, 8)]
+        stream.refill([], asked=10, most=10)
+        assert stream.follow(items) == []

@@ -7,9 +7,9 @@ import base64
 import msgspec
 import pytest
 
-from edge.core.item import Item, Step
+from edge.core.item import Item, Step, item_of
 from edge.core.stream import Gap, Missed
-from edge.core.variant import Dialect, Variant, full_frame, gap_message, step_frame
+from edge.core.variant import Dialect, full_frame, gap_message, step_frame, variant_of
 from shared.delta import json_patch, vcdiff
 from shared.publication import ContentType, DeltaFormat
 from tests.edge.builders import EPOCH_TEXT, LABEL, bracketed, full, plain, value, variant
@@ -21,7 +21,7 @@ NAMED = [Dialect.JSON_NAMED, Dialect.MSGPACK_NAMED]
 def item(
     payload: bytes = b'{"id":"1430"}', *, offset: int = 12, content_type: ContentType = ContentType.JSON, key: bytes | None = None
 ) -> Item:
-    return Item(EPOCH_TEXT, full(offset, payload, content_type=content_type, time_ms=TIME, key=key), payload)
+    return item_of(EPOCH_TEXT, full(offset, payload, content_type=content_type, time_ms=TIME, key=key), payload)
 
 
 def following(size: int = 200, form: DeltaFormat = DeltaFormat.NONE, body: bytes = b"") -> Step:
@@ -87,7 +87,7 @@ class TestJson:
         assert (fields["data"], fields.get("encoding"), fields.get("content_type")) == (data, encoding, name)
 
     def test_without_time_and_with_key(self):
-        made = Item(EPOCH_TEXT, full(1, b"1", key='k"ü'.encode()), b"1")
+        made = item_of(EPOCH_TEXT, full(1, b"1", key='k"ü'.encode()), b"1")
         fields = msgspec.json.decode(full_frame(made, LABEL, variant()))
         assert "time" not in fields
         assert fields["key"] == 'k"ü'
@@ -163,11 +163,11 @@ def test_frames_are_made_once_and_framed_once():
         wrapped.append(message)
         return bracketed(message)
 
-    first = full_frame(made, LABEL, Variant(Dialect.JSON, DeltaFormat.NONE, wrap))
-    assert full_frame(made, LABEL, Variant(Dialect.JSON, DeltaFormat.NONE, wrap)) is first
+    first = full_frame(made, LABEL, variant_of(Dialect.JSON, DeltaFormat.NONE, wrap))
+    assert full_frame(made, LABEL, variant_of(Dialect.JSON, DeltaFormat.NONE, wrap)) is first
     assert first == b"<" + wrapped[0] + b">"
     assert len(wrapped) == 1
-    assert full_frame(made, LABEL, Variant(Dialect.JSON, DeltaFormat.NONE, plain)) == wrapped[0]
+    assert full_frame(made, LABEL, variant_of(Dialect.JSON, DeltaFormat.NONE, plain)) == wrapped[0]
 
 
 @pytest.mark.parametrize("dialect", Dialect)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 from edge.core.limits import Limits
 from edge.node import Node
+from edge.turns import Turns
 
 
 class FakeTransport(asyncio.Transport):
@@ -18,17 +20,27 @@ class FakeTransport(asyncio.Transport):
         self.sent = b""
         self.is_closed = False
         self.is_aborted = False
+        self.is_paused = False
         self.protocol: asyncio.BaseProtocol | None = None
+        self.on_write: Callable[[FakeTransport], None] | None = None
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         assert not self.is_closed
         self.sent += bytes(data)
+        if self.on_write is not None:
+            self.on_write(self)
 
     def close(self) -> None:
         self.is_closed = True
 
     def abort(self) -> None:
         self.is_closed = self.is_aborted = True
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -50,7 +62,20 @@ class FakeNode(SimpleNamespace):
     """As much of a node as a connection without subscriptions needs, with a clock that stands until it is moved."""
 
     def __init__(self, **limits: Any) -> None:
-        super().__init__(limits=Limits(**limits), now=0.0)
+        super().__init__(limits=Limits(**limits), now=0.0, soon=[])
+        self.turns = Turns(self.clock, self._call_soon)
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        try:
+            asyncio.get_running_loop().call_soon(callback)
+        except RuntimeError:
+            self.soon.append(callback)
+
+    def next_turn(self) -> None:
+        """Let the event loop go round once, in a test without one."""
+        soon, self.soon[:] = list(self.soon), []
+        for callback in soon:
+            callback()
 
     def clock(self) -> float:
         return float(self.now)

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from edge.transports.entry import MAX_HEAD_BYTES, Endpoint, Entry
 from edge.transports.websocket import WebSocketConnection
+from edge.turns import TURN_S
 from tests.edge.transports.fake_transport import FakeNode, FakeTransport
 from tests.edge.transports.test_frames import frame
 from tests.rig.wait import wait_until_async
@@ -199,6 +200,65 @@ async def test_frames_of_one_who_waits_are_read_when_its_turn_comes():
     entry.data_received(CONNECT)
     door.node.now = 10.0
     await wait_until_async(lambda: b'"type":"connected"' in transport.sent, what="the answer")
+
+
+def ping(number: int) -> bytes:
+    return frame(0x81, b'{"type":"ping","id":%d}' % number)
+
+
+def pongs(transport: FakeTransport) -> list[int]:
+    return [int(found) for found in re.findall(rb'"type":"pong","id":(\d+)', transport.sent)]
+
+
+def test_what_comes_when_a_turn_of_the_event_loop_is_over_waits_in_order():
+    door = Door()
+    transport = door.ask(UPGRADE + CONNECT)
+    connection = cast("WebSocketConnection", transport.protocol)
+    door.node.now += TURN_S
+    connection.data_received(ping(1) + ping(2)[:9])
+    connection.data_received(ping(2)[9:] + ping(3))
+    assert pongs(transport) == []
+    assert [transport.is_paused] == [True], "who sends on while it waits is not read from"
+    door.node.next_turn()
+    assert pongs(transport) == [1, 2, 3]
+    assert [transport.is_paused] == [False]
+    connection.data_received(ping(4))
+    assert pongs(transport) == [1, 2, 3, 4]
+
+
+def test_newcomers_wait_behind_those_who_are_in():
+    door = Door()
+    transport = door.ask(UPGRADE + CONNECT)
+    door.node.now += TURN_S
+    newcomer, other = door.come()
+    newcomer.data_received(UPGRADE[:30])
+    newcomer.data_received(UPGRADE[30:])
+    assert [other.is_paused] == [True]
+    cast("WebSocketConnection", transport.protocol).data_received(ping(1))
+    order: list[FakeTransport] = []
+    for one in (transport, other):
+        one.on_write = order.append
+    door.node.next_turn()
+    assert order[:2] == [transport, other]
+    assert pongs(transport) == [1]
+    assert status_of(other) == 101
+    assert [other.is_paused] == [False]
+
+
+def test_who_goes_while_a_turn_is_waited_for_is_forgotten():
+    door = Door()
+    transport = door.ask(UPGRADE + CONNECT)
+    connection = cast("WebSocketConnection", transport.protocol)
+    door.node.now += TURN_S
+    entry, other = door.come()
+    entry.data_received(UPGRADE)
+    connection.data_received(ping(1))
+    for protocol, gone in ((entry, other), (connection, transport)):
+        gone.close()
+        protocol.connection_lost(None)
+    door.node.next_turn()
+    assert (other.sent, pongs(transport)) == (b"", [])
+    assert door.endpoint.counter.total == 0
 
 
 def test_a_full_edge_refuses_before_it_queues():

@@ -12,6 +12,9 @@ def test_names_are_those_of_the_protocol():
     shard = layout.shard_of("bus:1430")
     assert layout.head_key("bus:1430") == f"d:{{{shard}}}:c:bus:1430"
     assert layout.history_key("bus:1430") == f"d:{{{shard}}}:h:bus:1430"
+    assert layout.keys_key("bus:1430") == f"d:{{{shard}}}:k:bus:1430"
+    assert layout.versions_key("bus:1430") == f"d:{{{shard}}}:v:bus:1430"
+    assert layout.ids_key("bus:1430") == f"d:{{{shard}}}:i:bus:1430"
     assert layout.incarnation_key(3) == "d:{3}:incarnation"
     assert layout.beat_channel(3) == "d:{3}:beat"
     assert BusLayout(prefix="x").layout_key() == "x:layout"

@@ -1,0 +1,89 @@
+"""How long clients may keep one turn of the event loop, and what waits for the next one.
+
+libuv hands over all that is readable, thousands of sockets at a time, before it looks at a timer again. So when thousands of clients come
+at the same moment everybody else waits for all of them. What they ask for is therefore done for `TURN_S` a turn; the rest waits here, those
+first who ask for little: who needs a hundred publications lets those go before who come up to 0.1 s later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+
+TURN_S = 0.005
+"""A turn does other things besides: deliveries, and cheap steps for each socket that became readable."""
+COST_S = 0.001
+"""So long, for each publication that it is to be sent first, a client lets others go before."""
+
+
+class Turns:
+    """One process's budget. Ask `is_over` before each small piece of work for a client; where it is, hand the work to `later`.
+
+    Work must be bounded by whoever hands it in: one piece for each connection, one for each channel.
+    """
+
+    def __init__(self, clock: Callable[[], float], soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """`soon` has something called in the next turn of the event loop: the running one's, unless given."""
+        self._clock = clock
+        self._soon = soon or _soon
+        self._until = 0.0
+        """When this turn's time is over; 0 where none was used of it yet."""
+        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<Turns {len(self._waiting)} waiting>"
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def is_over(self) -> bool:
+        """Whether this turn has had its time."""
+        if not self._until:
+            self._until = self._clock() + TURN_S
+            self._soon(self._begin)
+            return False
+        return self._clock() >= self._until
+
+    def later(self, work: Callable[[], None], cost: int = 0) -> None:
+        """Do this in a turn to come. `cost` is in publications that are to be sent first."""
+        self._count += 1
+        heapq.heappush(self._waiting, (self._clock() + cost * COST_S, self._count, work))
+        if not self._until:
+            self._until = self._clock() + TURN_S
+            self._soon(self._begin)
+
+    async def finish(self, work: Callable[[], bool], cost: int = 0) -> None:
+        """Have `work` done now and in turns to come, until it returns True. It looks at `is_over` itself. Raises what it raises."""
+        if work():
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def go_on() -> None:
+            if done.done():
+                return  # Nobody waits for it any more.
+            try:
+                is_done = work()
+            except Exception as error:  # noqa: BLE001  (it is whoever waits who must know)
+                done.set_exception(error)
+                return
+            if is_done:
+                done.set_result(None)
+            else:
+                self.later(go_on, cost)
+
+        self.later(go_on, cost)
+        await done
+
+    def _begin(self) -> None:
+        """A new turn: those who wait go first. What they hand in again waits for the turn after it."""
+        self._until = 0.0
+        due = len(self._waiting)
+        while due and not self.is_over():
+            due -= 1
+            heapq.heappop(self._waiting)[2]()
+
+
+def _soon(callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(callback)
