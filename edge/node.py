@@ -239,7 +239,7 @@ class Node:
             if lane is None:
                 continue
             if not lane.is_live:
-                if not lane.keep_early(envelope):
+                if lane.task is not None and not lane.keep_early(envelope):
                     lane.again = True
                 continue
             step = lane.channel.stream.apply(envelope)
@@ -305,6 +305,8 @@ class Node:
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
         finally:
             lane.task = None
+        if not lane.is_live:
+            lane.early.clear()  # Nobody reads the bus for it now; whoever does begins anew.
         self._note_idle(lane)
 
     async def _pause(self, lane: _Lane, seconds: float) -> None:

@@ -125,9 +125,12 @@ class Pacer:
     def _adapt(self) -> None:
         """What kind of channel it is shows with its first publication, and may change with its epoch."""
         old = self.subscription
-        if (old.channel.stream.keyed is not None) is not isinstance(old, KeyedPaced):
-            kind = PacedSubscription if isinstance(old, KeyedPaced) else KeyedPaced
-            self.subscription = kind(old.channel, old.variant, old.delivery, 0)
+        if (old.channel.stream.keyed is not None) is isinstance(old, KeyedPaced):
+            return
+        if isinstance(old, KeyedPaced):
+            self.subscription = PacedSubscription(old.channel, old.variant, old.delivery, 0)
+        else:
+            self.subscription = KeyedPaced(old.channel, old.variant, old.delivery, 0, is_whole=True)
 
     def _join(self) -> None:
         self.leave()

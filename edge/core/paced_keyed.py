@@ -35,13 +35,15 @@ class KeyedPaced(PacedSubscription):
 
     __slots__ = ("_born_at", "_floor", "_is_sweeping", "_is_told", "_pins", "_recent", "_recent_bytes", "_until", "_whole_at")
 
-    def __init__(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int) -> None:
-        """The client holds what it was sent up to `cursor`; 0: nothing."""
+    def __init__(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, *, is_whole: bool = False) -> None:
+        """The client holds what it was sent up to `cursor`; 0: nothing. `is_whole`: and that was all there was."""
         super().__init__(channel, variant, delivery, cursor)
         self._pins: deque[KeyedItem] = deque()
         self._recent: dict[bytes, KeyedItem] = {}
         """What was sent last of some keys, since the client held the whole state."""
         self._restart(cursor)
+        if is_whole:
+            self._is_told, self._is_sweeping, self._born_at = True, False, 0
 
     @property
     def floor(self) -> int:
