@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 # Subcommand -> module in bridge/commands/. The function in it has the module's name. A module that is not there is left out.
-_COMMANDS = {"check": "check", "try": "try_", "run": "run", "demo": "demo"}
+_COMMANDS = {"check": "check", "try": "try_", "explain": "explain", "run": "run", "demo": "demo"}
 
 
 class _LazyGroup(TyperGroup):

@@ -25,7 +25,7 @@ from bridge.core.letter import Replay, replay_of
 from bridge.core.record import Partition, Record
 from bridge.core.reload import Change
 from bridge.core.routing import Routed, Router
-from bridge.core.tally import Tally
+from bridge.core.tally import RouteTally, Tally, saving
 from bridge.dead_letters import DeadLetterQueue
 from bridge.ports import Bus, NewRules, Records
 from shared.bus.push import Outcome, Push, Pushed, Source
@@ -37,6 +37,9 @@ T = TypeVar("T")
 
 _MAX_QUICK_TRIES = 3
 """A lost incarnation is answered at once so many times in a row; a bus that is flushed again and again is one that is away."""
+
+_SHOWN_ROUTES = 10
+"""Whose savings a line of progress tells; metrics tell all."""
 
 
 class PipelineSettings(msgspec.Struct, frozen=True):
@@ -76,6 +79,8 @@ class _Flight:
 
     def __init__(self) -> None:
         self.pushes: list[Push] = []
+        self.counts: list[RouteTally] = []
+        """Of each push, whose it is."""
         self.bytes = 0
         self.records: list[tuple[Partition, int]] = []
 
@@ -146,7 +151,8 @@ class Pipeline:
         self._next_beat = now
         self._next_commit = now + self._settings.commit_interval_s
         self._next_report = now + self._settings.report_interval_s
-        self._reported = (0, 0, 0, 0, 0)
+        self._reported = (0, 0, 0, 0, 0, 0)
+        self._reported_routes: dict[str, tuple[int, int]] = {}
         self._throttle = Throttle(10, clock=time.now)
         self._log = Log("bridge.pipeline")
 
@@ -376,15 +382,17 @@ class Pipeline:
         source_id = self._records.source_id((record.topic, record.partition))
         sole_writer = self._records.owns_all
         time_ms = NO_TIME if record.timestamp_ms is None else record.timestamp_ms
-        prepare, offset, tally = self._chain.prepare, record.offset, self.tally
+        prepare, offset, of = self._chain.prepare, record.offset, self.tally.of
         for draft in drafts:
+            counts = of(draft.route)
             pushes = prepare(draft, Source(source_id, offset, draft.index), time_ms, sole_writer=sole_writer)
             if not pushes:
-                tally.skipped += 1
+                counts.skipped += 1
                 continue
             flight = self._flight
             for push in pushes:
                 flight.pushes.append(push)
+                flight.counts.append(counts)
                 flight.bytes += len(push.payload) + len(push.delta)
             if self._is_full():
                 if not self._deliver():
@@ -517,7 +525,7 @@ class Pipeline:
             answers = self._try(lambda: self._bus.push(flight.pushes))
             if answers is None:
                 return False
-            self._confirm(flight.pushes, answers)
+            self._confirm(flight, answers)
         for partition, offset in flight.records:
             self._checkpoint.done(partition, offset)
         self._flight = _Flight()
@@ -580,11 +588,11 @@ class Pipeline:
         self._log.info("values put back", channels=len(pushes), shards=sorted(self._to_restore))
         self._to_restore.clear()
 
-    def _confirm(self, pushes: Sequence[Push], answers: Sequence[Pushed]) -> None:
-        confirm, count = self._chain.confirm, self.tally.count
-        for push, pushed in zip(pushes, answers, strict=True):
+    def _confirm(self, flight: _Flight, answers: Sequence[Pushed]) -> None:
+        confirm = self._chain.confirm
+        for push, counts, pushed in zip(flight.pushes, flight.counts, answers, strict=True):
             confirm(push, pushed)
-            count(push, pushed)
+            counts.count(push, pushed)
             if pushed.outcome is Outcome.FAILED and (silenced := self._throttle.admit(push.channel)) is not None:
                 self._log.error("the bus refused a publication", channel=push.channel, reason=pushed.reason, not_shown=silenced)
 
@@ -673,8 +681,8 @@ class Pipeline:
         self._next_report = self._time.now() + self._settings.report_interval_s
         tally = self.tally
         unchanged = tally.skipped + tally.unchanged
-        now = tally.records, tally.publications, unchanged, tally.payload_bytes, tally.sent_bytes
-        records, publications, same, payload_bytes, sent_bytes = (new - old for new, old in zip(now, self._reported, strict=True))
+        now = tally.records, tally.publications, unchanged, tally.payload_bytes, tally.sent_bytes, tally.letters
+        records, publications, same, payload_bytes, sent_bytes, letters = (new - old for new, old in zip(now, self._reported, strict=True))
         self._reported = now
         self._log.info(
             "progress",
@@ -683,9 +691,25 @@ class Pipeline:
             unchanged=same,
             bytes_full=payload_bytes,
             bytes_sent=sent_bytes,
-            saving=f"{1 - sent_bytes / payload_bytes:.0%}" if payload_bytes else "-",
+            saving=f"{saving(payload_bytes, sent_bytes):.0%}" if payload_bytes else "-",
+            by_route=self._savings_by_route(),
+            dead_letters=letters,
+            dead_letters_waiting=0 if self.letters is None else len(self.letters),
             lag="-" if self.lag is None else self.lag,
         )
+
+    def _savings_by_route(self) -> str:
+        """What each route with publications saved since the last report: of those with the most bytes."""
+        now = {name: (route.payload_bytes, route.sent_bytes) for name, route in self.tally.routes.items()}
+        before, self._reported_routes = self._reported_routes, now
+        new = []
+        for name, (full, sent) in now.items():
+            full_before, sent_before = before.get(name, (0, 0))
+            if full > full_before:
+                new.append((full - full_before, name, saving(full - full_before, sent - sent_before)))
+        new.sort(reverse=True)
+        shown = [f"{name}={saved:.0%}" for _, name, saved in new[:_SHOWN_ROUTES]]
+        return ",".join([*shown, *(["..."] if len(new) > _SHOWN_ROUTES else [])]) or "-"
 
     def _close(self) -> None:
         try:

@@ -97,6 +97,22 @@ def run(
     max_subscriptions: Annotated[
         int, typer.Option(envvar="EDGE_MAX_SUBSCRIPTIONS", help="Subscriptions of one session.")
     ] = _LIMITS.max_subscriptions,
+    max_channels: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_CHANNELS", help="Channels that a worker subscribes to on the bus.")
+    ] = _LIMITS.max_channels,
+    max_commands_per_s: Annotated[
+        float, typer.Option(envvar="EDGE_MAX_COMMANDS_PER_S", help="Commands and acknowledgements of one session, a second on average.")
+    ] = _LIMITS.max_commands_per_s,
+    command_burst: Annotated[
+        int, typer.Option(envvar="EDGE_COMMAND_BURST", help="Commands that one session may send at once.")
+    ] = _LIMITS.command_burst,
+    max_lookups_per_s: Annotated[
+        float,
+        typer.Option(
+            envvar="EDGE_MAX_LOOKUPS_PER_S",
+            help="Requests for `/v1/channels/...` that ask the bus, of a worker; 429 beyond it. 0 for none.",
+        ),
+    ] = _LIMITS.max_lookups_per_s,
     max_frame_bytes: Annotated[
         int, typer.Option(envvar="EDGE_MAX_FRAME_BYTES", help="Largest frame that a client may send.")
     ] = _LIMITS.max_frame_bytes,
@@ -128,6 +144,10 @@ def run(
         max_connects_per_s=max_connects_per_s,
         max_connections_per_address=max_connections_per_address,
         max_subscriptions=max_subscriptions,
+        max_channels=max_channels,
+        max_commands_per_s=max_commands_per_s,
+        command_burst=command_burst,
+        max_lookups_per_s=max_lookups_per_s,
         max_frame_bytes=max_frame_bytes,
         max_outbox_bytes=max_outbox_bytes,
         ping_interval_s=ping_interval_s,

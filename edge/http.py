@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from edge.adapters.redis_bus import RedisBus
 from edge.console import CONTENT_SECURITY_POLICY, INDEX, static_files
+from edge.core.limits import CommandRate
 from edge.node import Node
 from edge.transports.entry import Endpoint
 from shared.channel import check_channel
@@ -20,10 +21,14 @@ from shared.envelope import epoch_to_text
 from shared.errors import BusUnavailableError, ChannelError
 from shared.publication import KIND_NAMES
 
+LOOKUP_BURST_S = 2.0
+
 
 def public_app(node: Node, bus: RedisBus, *, with_console: bool) -> FastAPI:
     """The application on the public port."""
     app = FastAPI(title="Distributary edge", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    rate = node.limits.max_lookups_per_s
+    lookups = CommandRate(rate, rate * LOOKUP_BURST_S, node.clock())
 
     @app.get("/v1/channels/{channel:path}", summary="Kind and newest position of a channel")
     async def channel_info(channel: str) -> dict[str, Any]:
@@ -31,8 +36,14 @@ def public_app(node: Node, bus: RedisBus, *, with_console: bool) -> FastAPI:
             check_channel(channel)
         except ChannelError as error:
             raise HTTPException(400, str(error)) from None
+        known = _known(node, channel)
+        if known is not None:
+            return known
+        # Anybody may ask, for any name: the bus must not feel it.
+        if not lookups.allows(node.clock()):
+            raise HTTPException(429, "too many channels are looked up; try again, or subscribe", {"Retry-After": "1"})
         try:
-            return await _describe(node, bus, channel)
+            return await _look_up(bus, channel)
         except BusUnavailableError as error:
             raise HTTPException(503, f"the bus does not answer: {error}", {"Retry-After": "2"}) from None
 
@@ -66,12 +77,17 @@ def internal_app(node: Node, bus: RedisBus, endpoint: Endpoint) -> FastAPI:
     return app
 
 
-async def _describe(node: Node, bus: RedisBus, name: str) -> dict[str, Any]:
+def _known(node: Node, name: str) -> dict[str, Any] | None:
+    """What the edge has in use itself."""
     channel = node.hub.get(name)
-    if channel is not None and channel.stream.epoch is not None:
-        stream = channel.stream
-        position = {"epoch": stream.epoch, "offset": stream.offset}
-        return {"channel": name, "kind": KIND_NAMES[stream.kind] if stream.kind is not None else None, "position": position}
+    if channel is None or channel.stream.epoch is None:
+        return None
+    stream = channel.stream
+    position = {"epoch": stream.epoch, "offset": stream.offset}
+    return {"channel": name, "kind": KIND_NAMES[stream.kind] if stream.kind is not None else None, "position": position}
+
+
+async def _look_up(bus: RedisBus, name: str) -> dict[str, Any]:
     history = await bus.read(name, 1)
     if not history.envelopes:
         raise HTTPException(404, f"nothing was published on {name} (yet)")

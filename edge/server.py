@@ -12,12 +12,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from edge.transports.entry import Endpoint
+from edge.transports.websocket import TCP_NOTSENT_LOWAT
 from shared.errors import DistributaryError
 
 BACKLOG = 4096
 ACCEPTS_A_TURN = 16
 """libuv (1.52) accepts one connection of a socket in a turn of the event loop: 100 a second where a turn takes 10 ms. So clients come by
 several sockets that are one (dup(2)); a turn in which fewer come pays for the others with an accept(2) in vain, under 1 us each."""
+KERNEL_OUTBOX_BYTES = 131_072
+"""What the kernel takes of a connection's frames beyond those on their way (TCP_NOTSENT_LOWAT): the rest is in the outbox, and counted."""
 
 # Their notes on each connection and each start say nothing that the lines of this process do not.
 for _library in ("uvicorn.error", "websockets.server"):
@@ -65,6 +68,9 @@ class Server(uvicorn.Server):
         sockets = None
         if self._is_public:
             bound = bind(self.config.host, self.config.port, is_shared=is_shared)
+            for listener in bound:
+                # Accepted connections inherit it (tcp(7)). Without it the kernel takes megabytes for a client that stopped reading.
+                listener.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, KERNEL_OUTBOX_BYTES)
             sockets = bound + [listener.dup() for listener in bound for _ in range(ACCEPTS_A_TURN - 1)]
         try:
             await self.startup(sockets)

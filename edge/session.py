@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from itertools import islice
 
 import msgspec
 
@@ -23,6 +24,8 @@ from shared.telemetry import Log
 log = Log("distributary.edge.session")
 
 PROTOCOL_VERSION = 1
+LOOKED_BACK = 10
+"""Publications of a channel that may be what is unsent."""
 
 CLOSE_SLOW_CONSUMER = (4001, "slow_consumer")
 CLOSE_PING_TIMEOUT = (4002, "ping_timeout")
@@ -76,6 +79,14 @@ class Session:
         """Whether the client's frames are text."""
         return self._dialect.is_text
 
+    @property
+    def largest_bytes(self) -> int:
+        """The most that one of the newest publications of its channels may have as a frame, about."""
+        subscriptions = [found.subscription if isinstance(found, Pacer) else found for found in self._subscriptions.values()]
+        newest = (item for found in subscriptions for item in islice(reversed(found.channel.stream.ring), LOOKED_BACK))
+        # As a string of JSON, a payload that is JSON has a backslash before each quotation mark.
+        return 2 * max((len(item.payload) for item in newest), default=0) + 1_024
+
     # -- from the transport --------------------------------------------------------------------------------------------------------
 
     def receive(self, message: bytes) -> None:
@@ -125,6 +136,12 @@ class Session:
         """The transport has room again (`ClientPipe.keep_short`)."""
         for pacer in list(self._paced.values()):
             pacer.poke()
+
+    def rewrite(self) -> None:
+        """The transport's `write` is another one from now on."""
+        for subscription in self._subscriptions.values():
+            if isinstance(subscription, Subscription):
+                subscription.channel.rewrite(subscription, self._pipe.write)
 
     def say_drain(self, reconnect_after_ms: int) -> None:
         """Tell the client to come back elsewhere after this time."""
@@ -204,9 +221,7 @@ class Session:
         """What goes at its own pace needs to know when there is room."""
         if not self._paced:
             self._pipe.keep_short()
-            for subscription in self._subscriptions.values():
-                if isinstance(subscription, Subscription):
-                    subscription.channel.rewrite(subscription, self._pipe.write)
+            self.rewrite()
 
     def _pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int) -> None:
         pacer = self._node.pace(channel, variant, delivery, cursor, self._pipe, self)

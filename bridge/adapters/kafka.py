@@ -212,7 +212,7 @@ class KafkaRecords:
     # Records.
 
     def _take(self, message: Message, records: list[Record]) -> None:
-        record = _record(message)
+        record = record_of(message)
         partition = record.topic, record.partition
         if not self._flow.owns(partition):
             return
@@ -352,7 +352,8 @@ class KafkaRecords:
         return self._listener
 
 
-def _record(message: Message) -> Record:
+def record_of(message: Message) -> Record:
+    """The record in a message without an error."""
     kind, time_ms = message.timestamp()
     return Record(
         message.topic() or "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
+from math import isnan
 
 from bridge.core.flow import Flow, Hold
 from bridge.core.letter import DeadLetter
@@ -13,8 +14,9 @@ from bridge.ports import LetterAnswer, Listener
 from shared import envelope
 from shared.bus.layout import INCARNATION_BYTES, BusLayout
 from shared.bus.push import Outcome, Push, Pushed, source_id
+from shared.envelope import Envelope
 from shared.errors import BusUnavailableError, IncarnationError
-from shared.publication import DeltaFormat
+from shared.publication import ContentType, DeltaFormat
 
 
 class _Channel:
@@ -23,10 +25,20 @@ class _Channel:
     def __init__(self, epoch: bytes) -> None:
         self.epoch = epoch
         self.offset = 0
-        self.hash = b""
-        self.time_ms = 0
+        self.is_keyed = False
+        self.newest: bytes | None = None
+        """The envelope of the newest publication; None before the first one."""
         self.history: list[bytes] = []
+        self.keys: dict[bytes, bytes] = {}
+        """The envelope of each key's newest publication."""
+        self.versions: dict[bytes, float] = {}
+        self.ids: dict[bytes, int] = {}
         self.sources: dict[bytes, tuple[int, int]] = {}
+
+    def base(self, push: Push) -> Envelope | None:
+        """What a delta of this push applies to: the newest publication of the channel, or of the key."""
+        newest = self.newest if push.key is None else self.keys.get(push.key)
+        return None if newest is None else envelope.decode(newest)
 
 
 class MemoryServer:
@@ -84,6 +96,21 @@ class MemoryServer:
         found = self._channels.get(channel)
         return list(found.history) if found else []
 
+    def keys(self, channel: str) -> dict[bytes, bytes]:
+        """The envelope of each key's newest publication."""
+        found = self._channels.get(channel)
+        return dict(found.keys) if found else {}
+
+    def versions(self, channel: str) -> dict[bytes, float]:
+        """The newest version of each key, or of the channel (under no bytes)."""
+        found = self._channels.get(channel)
+        return dict(found.versions) if found else {}
+
+    def ids(self, channel: str) -> dict[bytes, int]:
+        """The ids seen last, with their times."""
+        found = self._channels.get(channel)
+        return dict(found.ids) if found else {}
+
     def open_shard(self, shard: int) -> bytes:
         """As open.lua."""
         incarnation, run = self._incarnations.get(shard, (b"", -1))
@@ -98,26 +125,52 @@ class MemoryServer:
 
     def publish(self, push: Push, incarnation: bytes) -> Pushed:
         """As publish.lua for one publication."""
-        if push.channel in self.foreign:
-            return Pushed(Outcome.FAILED, b"", 0, "WRONGTYPE")
         channel = self._channels.get(push.channel)
         if channel is not None and channel.epoch[:INCARNATION_BYTES] != incarnation:
             channel = None
-        if channel is not None and (outcome := _refusal(channel, push)) is not None:
-            return Pushed(outcome, channel.epoch, channel.offset)
-        if channel is None or not channel.history:
-            channel = self._channels[push.channel] = _Channel(incarnation + self._random())
+        if (reason := self._impossible(push)) is not None:
+            return Pushed(Outcome.FAILED, b"", 0, reason)
+        if channel is not None and _is_duplicate(channel, push):
+            return Pushed(Outcome.DUPLICATE, channel.epoch, channel.offset)
+        if channel is None or not channel.history or channel.is_keyed != (push.key is not None):
+            return self._publish_first(channel, push, incarnation)
+        outcome = _refusal(channel, push)
+        if outcome is None and _has_too_many_keys(channel, push):
+            return Pushed(Outcome.FAILED, b"", 0, f"the channel has as many keys as it may: {push.keep.max_keys}")
+        return self._append(channel, push) if outcome is None else _refuse(channel, push, outcome)
+
+    def _impossible(self, push: Push) -> str | None:
+        """Why the push fails whatever the channel holds, or None."""
+        if push.channel in self.foreign:
+            return "WRONGTYPE"
+        return "the version is not a number" if push.version is not None and isnan(push.version) else None
+
+    def _publish_first(self, old: _Channel | None, push: Push, incarnation: bytes) -> Pushed:
+        epoch = incarnation + self._random()
+        is_of_nothing = push.content_type is ContentType.NONE and push.version is None and not push.id
+        if is_of_nothing and (push.only_changed or push.restore):
+            return Pushed(Outcome.UNCHANGED, epoch, 0)
+        channel = self._channels[push.channel] = _Channel(epoch)
+        channel.is_keyed = push.key is not None
+        if old is not None and old.history:
+            channel.sources = old.sources
         return self._append(channel, push)
 
     def _append(self, channel: _Channel, push: Push) -> Pushed:
-        fits = bool(push.base_hash) and push.base_hash == channel.hash
+        base = channel.base(push)
+        fits = base is not None and bool(push.base_hash) and push.base_hash == base.payload_hash
         channel.offset += 1
-        entry = _envelope(channel, push, as_delta=False)
+        entry = _envelope(channel, push, None)
         channel.history.append(entry)
+        channel.newest = entry
         _trim(channel.history, push)
-        channel.hash, channel.time_ms = push.payload_hash, push.time_ms
-        channel.sources[push.source.id] = push.source.offset, push.source.index
-        self.published[push.channel].append(_envelope(channel, push, as_delta=True) if fits else entry)
+        if push.key is not None and push.content_type is ContentType.NONE:
+            channel.keys.pop(push.key, None)
+        elif push.key is not None:
+            channel.keys[push.key] = entry
+        _note_source(channel, push)
+        _note_version_and_id(channel, push)
+        self.published[push.channel].append(_envelope(channel, push, base) if fits else entry)
         return Pushed(Outcome.DELTA if fits else Outcome.FULL, channel.epoch, channel.offset)
 
     def _random(self) -> bytes:
@@ -407,34 +460,82 @@ class MemoryDeadLetters:
         return LetterAnswer(number)
 
 
+def _is_duplicate(channel: _Channel, push: Push) -> bool:
+    newest = channel.sources.get(push.source.id)
+    return newest is not None and (push.source.offset, push.source.index) <= newest
+
+
 def _refusal(channel: _Channel, push: Push) -> Outcome | None:
     """Why the bus does not publish, or None."""
-    place = push.source.offset, push.source.index
-    newest = channel.sources.get(push.source.id)
-    if newest is not None and place <= newest:
-        return Outcome.DUPLICATE
-    if push.restore and (channel.time_ms > push.time_ms or (channel.time_ms == push.time_ms and newest is None)):
-        return Outcome.DUPLICATE
-    if push.only_changed and channel.hash == push.payload_hash and channel.history:
-        channel.sources[push.source.id] = place
+    base, is_deletion = channel.base(push), push.content_type is ContentType.NONE
+    seen = channel.ids.get(push.id) if push.id and not push.restore else None
+    if seen is not None and (push.time_ms < 0 or abs(push.time_ms - seen) <= push.keep.id_window_ms):
+        return Outcome.REPEATED
+    newest = None if push.version is None else channel.versions.get(push.key or b"")
+    if newest is not None and push.version is not None and push.version <= newest:
+        return Outcome.STALE
+    if push.restore and newest is None and base is not None:
+        is_of_same_time = base.time_ms == push.time_ms and push.source.id not in channel.sources
+        if base.time_ms > push.time_ms or is_of_same_time:
+            return Outcome.DUPLICATE
+    if is_deletion and base is None and (push.only_changed or push.restore):
+        return Outcome.UNCHANGED
+    if push.only_changed and not is_deletion and base is not None and base.payload_hash == push.payload_hash:
         return Outcome.UNCHANGED
     return None
 
 
-def _envelope(channel: _Channel, push: Push, *, as_delta: bool) -> bytes:
+def _refuse(channel: _Channel, push: Push, outcome: Outcome) -> Pushed:
+    if outcome is not Outcome.DUPLICATE:
+        _note_source(channel, push)
+    if outcome is Outcome.UNCHANGED:
+        _note_version_and_id(channel, push)
+    return Pushed(outcome, channel.epoch, channel.offset)
+
+
+def _has_too_many_keys(channel: _Channel, push: Push) -> bool:
+    if push.key is None or push.content_type is ContentType.NONE or push.key in channel.keys:
+        return False
+    return len(channel.keys) >= push.keep.max_keys
+
+
+def _note_source(channel: _Channel, push: Push) -> None:
+    channel.sources[push.source.id] = push.source.offset, push.source.index
+
+
+def _note_version_and_id(channel: _Channel, push: Push) -> None:
+    if push.version is not None:
+        channel.versions[push.key or b""] = push.version
+        gone = [key for key in channel.versions if key not in channel.keys and key != push.key]
+        if push.key is not None and len(channel.versions) > 2 * push.keep.max_keys:
+            for key in gone[:1]:
+                del channel.versions[key]
+    if push.id:
+        ids = channel.ids
+        ids[push.id] = max(push.time_ms, ids.get(push.id, push.time_ms)) if push.time_ms >= 0 else max(ids.values(), default=0)
+        in_order = sorted(ids, key=ids.__getitem__)
+        gone = [id_ for id_ in in_order if ids[id_] < push.time_ms - push.keep.id_window_ms]
+        for id_ in {*gone, *in_order[: max(0, len(ids) - push.keep.id_count)]}:
+            del ids[id_]
+
+
+def _envelope(channel: _Channel, push: Push, base: Envelope | None) -> bytes:
+    """What the push becomes: a delta to `base`, or full."""
+    as_delta = base is not None
     return envelope.encode(
-        envelope.Envelope(
+        Envelope(
             epoch=channel.epoch,
             offset=channel.offset,
-            base_offset=channel.offset - 1 if as_delta else 0,
+            base_offset=0 if base is None else base.offset,
             delta=push.delta_format if as_delta else DeltaFormat.NONE,
             kind=push.kind,
             content_type=push.content_type,
             time_ms=push.time_ms,
             payload_hash=push.payload_hash,
             base_hash=push.base_hash if as_delta else b"",
-            key=None,
+            key=push.key,
             body=push.delta if as_delta else push.payload,
+            tags=push.tags,
         )
     )
 

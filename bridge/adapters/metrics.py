@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from bridge.adapters.rules_file import RulesState
 from bridge.core.record import Partition
 from bridge.core.tally import Tally
+from bridge.dead_letters import DeadLetterQueue
 
 
 class Watched(Protocol):
@@ -20,6 +21,7 @@ class Watched(Protocol):
     bus_away_since: float | None
     halted: dict[Partition, str]
     lag: int | None
+    letters: DeadLetterQueue | None
 
 
 class PipelineCollector(Collector):
@@ -42,12 +44,15 @@ class PipelineCollector(Collector):
             ("restored", "Publications put back into a bus that lost its data", tally.restored),
             ("bus_failures", "Calls to the bus that failed and were tried again", tally.bus_failures),
             ("incarnations_lost", "Times that a shard of the bus lost its data", tally.incarnations_lost),
+            ("dead_letter_failures", "Attempts to write a dead letter that failed", tally.dead_letter_failures),
             ("commits", "Commits of Kafka offsets", tally.commits),
             ("commit_failures", "Commits that Kafka did not take", tally.commit_failures),
         ):
             yield CounterMetricFamily(f"distributary_bridge_{name}", text, value=value)
         yield self._pushes(tally)
         yield _problems(tally)
+        yield _dead_letters(tally)
+        yield from _by_route(tally)
         yield from self._gauges()
 
     def _pushes(self, tally: Tally) -> Metric:
@@ -71,6 +76,12 @@ class PipelineCollector(Collector):
             ("delta_cache_bytes", "Bytes that the delta chain holds", float(self._cache_bytes())),
         ):
             yield GaugeMetricFamily(f"distributary_bridge_{name}", text, value=value)
+        if pipeline.letters is not None:
+            yield GaugeMetricFamily(
+                "distributary_bridge_dead_letters_waiting", "Dead letters that Kafka has not acknowledged", value=len(pipeline.letters)
+            )
+            up = float(pipeline.letters.away_since is None)
+            yield GaugeMetricFamily("distributary_bridge_dead_letters_up", "1 while dead letters are taken", value=up)
         if pipeline.lag is not None:
             yield GaugeMetricFamily(
                 "distributary_bridge_lag_records", "Records in our partitions that were not consumed", value=pipeline.lag
@@ -100,6 +111,28 @@ class RulesCollector(Collector):
         reloads.add_metric(["ok"], state.reloads)
         reloads.add_metric(["refused"], state.refusals)
         yield reloads
+
+
+def _dead_letters(tally: Tally) -> Metric:
+    letters = CounterMetricFamily("distributary_bridge_dead_letters", "Records put aside and acknowledged", labels=["route"])
+    for route, value in tuple(tally.dead_letters.items()):
+        letters.add_metric([route], value)
+    return letters
+
+
+def _by_route(tally: Tally) -> Iterable[Metric]:
+    """What each route published and saved: rate(sent_bytes) / rate(payload_bytes) is what is left of the bytes."""
+    routes = tally.routes
+    prefix = "distributary_bridge_route"
+    publications = CounterMetricFamily(f"{prefix}_pushes", "What became of a route's publications", labels=["route", "outcome"])
+    payload = CounterMetricFamily(f"{prefix}_payload_bytes", "Bytes of a route's publications, if each were full", labels=["route"])
+    sent = CounterMetricFamily(f"{prefix}_sent_bytes", "Bytes of a route's publications, as they were published", labels=["route"])
+    for name, route in routes.items():
+        for outcome, value in (("full", route.full), ("delta", route.deltas), ("unchanged", route.unchanged + route.skipped)):
+            publications.add_metric([name, outcome], value)
+        payload.add_metric([name], route.payload_bytes)
+        sent.add_metric([name], route.sent_bytes)
+    return publications, payload, sent
 
 
 def _problems(tally: Tally) -> Metric:

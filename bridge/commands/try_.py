@@ -1,4 +1,4 @@
-"""`bridge try RULES --input FILE`: what rules would make of records, without Kafka and Redis."""
+"""`bridge try RULES --input FILE | --topic T`: what rules would make of records, without publishing anything."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn, cast
 
 import typer
 
+from bridge.commands.kafka_options import BootstrapServers, KafkaProperties, KafkaProperty, Timeout, peeking
 from bridge.commands.rules_file import PROBLEMS, RulesArgument, load_or_exit, printable
 
 if TYPE_CHECKING:
+    from bridge.adapters.kafka_peek import Peeked
+    from bridge.core.record import Record
     from bridge.core.ruleset import CompiledRules
     from bridge.rules.try_out import Report, RouteReport, TryOut
 
@@ -25,18 +28,25 @@ MAX_INPUT_BYTES = 268_435_456
 def try_(  # noqa: PLR0917 - typer calls it by name
     rules: RulesArgument,
     inputs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--input",
             "-i",
             envvar="BRIDGE_INPUT",
             help="A file that holds one record's value; .gz is decompressed, - is stdin. "
-            "Give it many times, in Kafka's order (in the variable, with : between).",
+            "Give it many times, in Kafka's order (in the variable, with : between). "
+            "Without it, records are read from the live --topic.",
         ),
-    ],
-    topic: Annotated[
-        str | None, typer.Option(envvar="BRIDGE_TOPIC", help="The topic that the records come from. Default: the source's first one.")
     ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BRIDGE_TOPIC", help="The topic that the records come from, or are read from. Default: the source's first one."
+        ),
+    ] = None,
+    last: Annotated[
+        int, typer.Option(min=1, max=100_000, envvar="BRIDGE_LAST", help="Of a live topic: how many of its newest records.")
+    ] = 100,
     source: Annotated[
         str | None, typer.Option(envvar="BRIDGE_SOURCE", help="Try only the routes of this source. Needed where there are several.")
     ] = None,
@@ -47,11 +57,15 @@ def try_(  # noqa: PLR0917 - typer calls it by name
         str, typer.Option(envvar="BRIDGE_CHANNEL", help="Count and show only channels that fit this pattern, such as 'bus:14*'.")
     ] = "*",
     as_json: Annotated[bool, typer.Option("--json", envvar="BRIDGE_JSON", help="Print the report as JSON.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    kafka_property: KafkaProperty = None,
+    kafka_properties: KafkaProperties = None,
+    timeout_s: Timeout = 10.0,
 ) -> None:
-    """Try rules on recorded records: which channels would get what, with sizes and savings.
+    """Try rules on recorded records, or on those of a live topic: which channels would get what, with sizes and savings.
 
-    Needs neither Kafka nor Redis. Bytes are those of payloads, full and as deltas (of each publication the smaller one, as the bridge
-    pushes it). A star marks the format that the route asks for.
+    Nothing is published and nothing committed; with --input, neither Kafka nor Redis is needed. Bytes are those of payloads, full and
+    as deltas (of each publication the smaller one, as the bridge pushes it). A star marks the format that the route asks for.
 
     Exit code 0: every record could be handled; 1: one could not, or the rules have problems; 2: the command line is wrong.
 
@@ -61,14 +75,23 @@ def try_(  # noqa: PLR0917 - typer calls it by name
 
     bridge try rules.yaml --input records.jsonl.gz --lines --channel 'position:14*' --show 20
 
+    bridge try rules.yaml --topic vehicles --last 100 --bootstrap-servers kafka:9092
+
     kcat -C -e -b kafka:9092 -t vehicles | bridge try rules.yaml --input - --lines --json
     """
     from bridge.rules.try_out import TryOut
     from shared.delta import json_patch, vcdiff
 
-    compiled, topic = _choose(load_or_exit(rules), source, topic)
+    if not inputs and topic is None:
+        refuse("--input", "give files with --input, or a live topic with --topic and --bootstrap-servers")
+    compiled, topic = choose(load_or_exit(rules), source, topic)
     try_out = TryOut(compiled, vcdiff=vcdiff.encode, json_patch=json_patch.encode, show=show, pattern=channel)
-    _feed(try_out, _all_values(inputs, lines=lines), topic, key)
+    if inputs:
+        for record in records_of(all_values(inputs, lines=lines), topic, key):
+            try_out.feed(record)
+    else:
+        with peeking(bootstrap_servers, kafka_property, kafka_properties, timeout_s) as peek:
+            _feed_live(try_out, peek.last(topic, last), topic, timeout_s)
     report = try_out.report()
     if as_json:
         _print_json(report)
@@ -78,7 +101,7 @@ def try_(  # noqa: PLR0917 - typer calls it by name
         raise typer.Exit(PROBLEMS)
 
 
-def _choose(rules: CompiledRules, source: str | None, topic: str | None) -> tuple[CompiledRules, str]:
+def choose(rules: CompiledRules, source: str | None, topic: str | None) -> tuple[CompiledRules, str]:
     """The rules to try (of one source, where it is named) and the topic that records come from."""
     import msgspec
 
@@ -87,7 +110,7 @@ def _choose(rules: CompiledRules, source: str | None, topic: str | None) -> tupl
     names = [item.name for item in rules.sources]
     if source is not None:
         if source not in names:
-            _refuse("--source", f"there is no source {source!r}; there are {', '.join(names)}")
+            refuse("--source", f"there is no source {source!r}; there are {', '.join(names)}")
         rules = msgspec.structs.replace(
             rules,
             sources=tuple(item for item in rules.sources if item.name == source),
@@ -95,34 +118,47 @@ def _choose(rules: CompiledRules, source: str | None, topic: str | None) -> tupl
         )
     if topic is None:
         if len(rules.sources) > 1:
-            _refuse("--source", f"say which of these the records come from: {', '.join(names)}")
+            refuse("--source", f"say which of these the records come from: {', '.join(names)}")
         if not rules.sources[0].topics:
-            _refuse("--topic", "the source has a topic_pattern; say which topic the records come from")
+            refuse("--topic", "the source has a topic_pattern; say which topic the records come from")
         return rules, rules.sources[0].topics[0]
     if not Router(rules).routes_of(topic):
-        _refuse("--topic", f"no route reads the topic {topic!r}; sources read {', '.join(rules.topics)}")
+        refuse("--topic", f"no route reads the topic {topic!r}; sources read {', '.join(rules.topics)}")
     return rules, topic
 
 
-def _refuse(option: str, why: str) -> NoReturn:
+def refuse(option: str, why: str) -> NoReturn:
+    """End the command: an option is wrong."""
     raise typer.BadParameter(why, param_hint=option)
 
 
-def _feed(try_out: TryOut, values: Iterator[bytes], topic: str, key: str | None) -> None:
+def records_of(values: Iterator[bytes], topic: str, key: str | None) -> Iterator[Record]:
+    """The values as records of one partition, all with this key."""
     from bridge.core.record import Record
 
     encoded_key = key.encode(errors="surrogateescape") if key is not None else None
     now_ms = time.time_ns() // 1_000_000
     for offset, value in enumerate(values):
-        try_out.feed(Record(topic, 0, offset, now_ms, encoded_key, value))
+        yield Record(topic, 0, offset, now_ms, encoded_key, value)
 
 
-def _all_values(paths: list[Path], *, lines: bool) -> Iterator[bytes]:
+def _feed_live(try_out: TryOut, found: Peeked, topic: str, timeout_s: float) -> None:
+    for record in found.records:
+        try_out.feed(record)
+    if not found.available:
+        has = f"{found.partitions} partition{'s' * (found.partitions != 1)}"
+        typer.echo(f"{topic} has {has} and no records: none was produced yet, or retention removed them.", err=True)
+    elif not found.is_complete:
+        typer.echo(f"{topic}: read {len(found.records):,} records in {timeout_s:g} s, and not all that was asked for.", err=True)
+
+
+def all_values(paths: list[Path], *, lines: bool) -> Iterator[bytes]:
+    """The values in files: one each, or one a line."""
     for path in paths:
         try:
             yield from _values(path, lines=lines)
         except (OSError, EOFError, zlib.error) as error:
-            _refuse("--input", f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+            refuse("--input", f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _values(path: Path, *, lines: bool) -> Iterator[bytes]:
@@ -146,7 +182,7 @@ def _opened(path: Path) -> BinaryIO:
 
 def _bounded(data: bytes, path: Path) -> bytes:
     if len(data) > MAX_INPUT_BYTES:
-        _refuse("--input", f"{path} holds a record of more than {MAX_INPUT_BYTES} bytes")
+        refuse("--input", f"{path} holds a record of more than {MAX_INPUT_BYTES} bytes")
     return data
 
 
@@ -201,6 +237,11 @@ def _remarks(report: Report) -> Iterator[str]:
     yield f"{report.records:,} records, {report.filtered:,} items left out by `where`, {report.tombstones:,} tombstones"
     if not any(route.publications for route in report.routes):
         yield "Nothing would be published."
+    if report.became_nothing:
+        yield f"{report.became_nothing:,} records became nothing:"
+    for found in report.nothing:
+        yield f"  {found.records:,} x route {found.route}: {printable(found.why, 200)}"
+        yield f"      {printable(found.example, 300)}"
     if report.failed:
         yield f"{report.failed:,} problems:"
         yield from (f"  {printable(problem, 400)}" for problem in report.problems)

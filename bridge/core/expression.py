@@ -1,30 +1,34 @@
-"""Expressions of the rules: JMESPath over a scope, plain paths compiled to Python closures.
+"""Expressions of the rules: JMESPath over a scope, parsed by jmespath, checked, and compiled to Python closures.
 
-Nearly all expressions of real rules are plain paths (`item.vehicle.position.latitude`). jmespath walks its syntax tree for each
-of them; a closure that subscripts is 20 to 50 times faster and gives the same result (tests/bridge/core/test_expression.py).
+Where expressions have names (`expressions` in the rules), a name stands for its expression wherever a name of the scope may stand.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from operator import attrgetter
 from typing import Any
 
 import jmespath.exceptions
 import jmespath.functions
 import jmespath.lexer
 import jmespath.parser
-import jmespath.visitor
 import msgspec
 
+from bridge.core.closures import Tree, compile_tree, is_true, steps_of
 from bridge.core.scope import ROOTS, VALUE_ROOTS, Scope
 from shared.errors import ConfigurationError, DistributaryError
 
 MAX_EXPRESSION_CHARACTERS = 1_000
 MAX_EXPRESSION_DEPTH = 50
+MAX_EXPRESSION_NODES = 5_000
+"""With the expressions that it names: each of ten that names the one before twice is a thousand of the first."""
+MAX_EXPRESSION_GROWTH = 1_000
+"""So many times the size of its input, at most, may an expression's value have, by its shape: `[@, @] | [@, @]` makes four of one."""
+
+__all__ = ["EvaluationError", "Expression", "compile_expression", "describe", "is_true"]
 
 Evaluate = Callable[[Scope], Any]
 
@@ -56,6 +60,10 @@ class Expression(msgspec.Struct, frozen=True):
     """The names of the scope that it uses."""
     path: tuple[str | int, ...] | None
     """Where it is a plain path: the root's name, then field names and array indices."""
+    tree: Tree = {}
+    """Parsed, with named expressions in the place of their names."""
+    meaning: str = ""
+    """Its text, and those of the named expressions that it uses: where this is equal, so is what it gives."""
 
     @property
     def needs_value(self) -> bool:
@@ -63,23 +71,27 @@ class Expression(msgspec.Struct, frozen=True):
         return not self.roots.isdisjoint(VALUE_ROOTS)
 
 
-def compile_expression(text: str) -> Expression:
-    """Compile `text`; raise ConfigurationError with every problem, each saying at which column (from 1) and what to write instead."""
+def compile_expression(text: str, named: Mapping[str, Expression] | None = None) -> Expression:
+    """Compile `text`; raise ConfigurationError with every problem, each saying at which column (from 1) and what to write instead.
+
+    A name of `named` stands for its expression. Names are those of no root.
+    """
+    named = named or {}
     tree = _parse(text)
-    problems = [*_unknown_functions(tree, text), *_unknown_roots(tree, text)]
-    if _depth(tree) > MAX_EXPRESSION_DEPTH:
-        problems.append(f"is nested more than {MAX_EXPRESSION_DEPTH} levels deep")
+    _check_depth(tree)
+    problems = [*_unknown_functions(tree, text), *_unknown_roots(tree, text, named)]
     if problems:
         raise ConfigurationError(problems)
-    path = _plain_path(tree)
-    if path is not None:
-        return Expression(text, _path_closure(path), frozenset({str(path[0])}), path)
-    return Expression(text, _jmespath_closure(tree, text), frozenset(_roots(tree)), None)
-
-
-def is_true(value: object) -> bool:
-    """JMESPath's truth: false are null, false, and empty texts, arrays and objects. 0 is true."""
-    return bool(value) or (not isinstance(value, bool) and isinstance(value, int | float))
+    used = sorted(_roots(tree).intersection(named))
+    if used:
+        tree = _with_named(tree, named)
+        _check_depth(tree, f", with {', '.join(used)} in place")
+    if sum(1 for _ in _nodes(tree)) > MAX_EXPRESSION_NODES:
+        raise ConfigurationError([f"has more than {MAX_EXPRESSION_NODES} parts, with {', '.join(used)} in place"])
+    if _growth(tree, 1) > MAX_EXPRESSION_GROWTH:
+        raise ConfigurationError([f"can make more than {MAX_EXPRESSION_GROWTH} times the size of its input"])
+    meaning = "\n".join([text, *(f"{name}: {named[name].meaning}" for name in used)])
+    return Expression(text, _evaluator(tree, text), frozenset(_roots(tree)), _plain_path(tree), tree, meaning)
 
 
 def describe(value: object) -> str:
@@ -176,6 +188,11 @@ def _depth(tree: Any) -> int:
     return deepest
 
 
+def _check_depth(tree: Any, named: str = "") -> None:
+    if _depth(tree) > MAX_EXPRESSION_DEPTH:
+        raise ConfigurationError([f"is nested more than {MAX_EXPRESSION_DEPTH} levels deep{named}"])
+
+
 def _nodes(tree: Any) -> Iterator[Any]:
     pending = [tree]
     while pending:
@@ -207,14 +224,15 @@ def _roots(tree: Any) -> set[str]:
     return found
 
 
-def _unknown_roots(tree: Any, text: str) -> Iterator[str]:
-    for name in sorted(_roots(tree).difference(ROOTS)):
+def _unknown_roots(tree: Any, text: str, named: Mapping[str, Expression]) -> Iterator[str]:
+    names = [*ROOTS, *named]
+    for name in sorted(_roots(tree).difference(names)):
         column, quoted, followed = _place_of(name, text)
-        yield f'uses "{name}" at column {column}, which is no name here{_instead_of(name, quoted=quoted, followed=followed)}'
+        yield f'uses "{name}" at column {column}, which is no name here{_instead_of(name, names, quoted=quoted, followed=followed)}'
 
 
-def _instead_of(name: str, *, quoted: bool, followed: bool) -> str:
-    close = get_close_matches(name, ROOTS, n=1, cutoff=0.75)
+def _instead_of(name: str, names: list[str], *, quoted: bool, followed: bool) -> str:
+    close = get_close_matches(name, names, n=1, cutoff=0.75)
     if quoted and not followed:
         return f"; a text is written '{name}', with single quotes"
     if name in {"true", "false", "null"}:
@@ -224,7 +242,7 @@ def _instead_of(name: str, *, quoted: bool, followed: bool) -> str:
     if close:
         return f'; did you mean "{close[0]}"?'
     shown = name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) else f'"{name}"'
-    return f"; did you mean item.{shown}? Names are {', '.join(ROOTS)}"
+    return f"; did you mean item.{shown}? Names are {', '.join(names[:30])}"
 
 
 def _place_of(name: str, text: str) -> tuple[int, bool, bool]:
@@ -259,94 +277,67 @@ def _unknown_functions(tree: Any, text: str) -> Iterator[str]:
 # --- Evaluating --------------------------------------------------------------------------------------------------------------
 
 
+def _with_named(node: Any, named: Mapping[str, Expression]) -> Any:
+    """`node`, which works on the scope, with named expressions in the place of their names."""
+    kind, children = node["type"], node["children"]
+    if kind == "field":
+        return named[node["value"]].tree if node["value"] in named else node
+    if kind in {"subexpression", "pipe", "index_expression"}:
+        # As `_roots` has it: what follows `@` works on the scope too.
+        parts = [child for child in children if child["type"] not in {"current", "identity"}] or children[:1]
+        first = _with_named(parts[0], named)
+        return {**node, "children": [first, *parts[1:]]} if len(parts) > 1 else first
+    if kind in {"projection", "value_projection", "filter_projection"}:
+        return {**node, "children": [_with_named(children[0], named), *children[1:]]}
+    if kind in {"expref", "literal", "slice"}:
+        return node
+    return {**node, "children": [_with_named(child, named) if isinstance(child, dict) else child for child in children]}
+
+
+def _growth(node: Any, size: int) -> int:
+    """How many times the scope's size what `node` gives can be where its input is `size` times so large; or what is inside of it.
+
+    A bound: no part of an expression can combine its input with itself but by naming it several times; `join`, which can, is bounded when
+    it runs. Beyond the allowed bound the count stops.
+    """
+    if size > MAX_EXPRESSION_GROWTH:
+        return size
+    kind, children = node["type"], node["children"]
+    function = node["value"] if kind == "function_expression" else ""
+    if function == "map":  # As a projection, the other way round.
+        kind, children = "projection", [children[1], children[0]]
+    if kind in {"subexpression", "pipe", "index_expression", "projection", "value_projection"}:
+        for child in children:
+            size = _growth(child, size)
+        return size
+    if kind == "filter_projection":
+        base = _growth(children[0], size)
+        return max(_growth(children[1], base), _growth(children[2], base))
+    of_children = [_growth(child, size) for child in children if isinstance(child, dict)]
+    if kind in {"multi_select_list", "multi_select_dict"} or function in {"merge", "join"}:
+        return sum(of_children)
+    return max([size, *of_children]) * (_ESCAPED if function == "to_string" else 1)
+
+
+_ESCAPED = 3
+"""jmespath writes `é`, two bytes, as six: \\u00e9. Quotes within quotes double."""
+
+
 def _plain_path(tree: Any) -> tuple[str | int, ...] | None:
     """The steps of a path that only names fields and indices and begins with a field; None for anything else."""
-    steps = _steps(tree)
+    steps = steps_of(tree)
     return steps if steps and isinstance(steps[0], str) else None
 
 
-def _steps(node: Any) -> tuple[str | int, ...] | None:
-    """The steps below `node`. They nest in both directions: `a.b[0]` is (a, (b, 0)), `a[0].b` is ((a, 0), b)."""
-    if node["type"] in {"field", "index"}:
-        return (node["value"],)
-    if node["type"] not in {"subexpression", "index_expression"}:
-        return None
-    found: tuple[str | int, ...] = ()
-    for child in node["children"]:
-        steps = _steps(child)
-        if steps is None:
-            return None
-        found += steps
-    return found
-
-
-def _path_closure(path: tuple[str | int, ...]) -> Evaluate:
-    """A function that follows `path`, specialised by its length.
-
-    A subscript equals JMESPath's field on every JSON value as long as the step is a text: on anything but an object it raises,
-    and that is null. An index is not so simple (a text can be indexed too), so paths with one take the general way.
-    """
-    root, steps = str(path[0]), path[1:]
-    if root == "item" and 1 <= len(steps) <= 4 and all(isinstance(step, str) for step in steps):
-        return _item_path_closure(steps)
-    get_root = attrgetter(root)
-    if not steps:
-        return get_root
-
-    typed_steps = tuple((step, dict if isinstance(step, str) else list) for step in steps)
-
-    def follow(scope: Scope) -> Any:
-        value: Any = get_root(scope)
-        for step, container in typed_steps:
-            if not isinstance(value, container):
-                return None
-            try:
-                value = value[step]  # type: ignore[index]  # The step fits its container.
-            except LookupError:
-                return None
-        return value
-
-    return follow
-
-
-def _item_path_closure(steps: tuple[str | int, ...]) -> Evaluate:
-    """One to four fields of `item`: what nearly every rule asks for."""
-    a, b, c, d = (*steps, "", "", "")[:4]
-
-    def one(scope: Scope) -> Any:
-        try:
-            return scope.item[a]  # type: ignore[index]
-        except (KeyError, TypeError):
-            return None
-
-    def two(scope: Scope) -> Any:
-        try:
-            return scope.item[a][b]  # type: ignore[index]
-        except (KeyError, TypeError):
-            return None
-
-    def three(scope: Scope) -> Any:
-        try:
-            return scope.item[a][b][c]  # type: ignore[index]
-        except (KeyError, TypeError):
-            return None
-
-    def four(scope: Scope) -> Any:
-        try:
-            return scope.item[a][b][c][d]  # type: ignore[index]
-        except (KeyError, TypeError):
-            return None
-
-    return (one, two, three, four)[len(steps) - 1]
-
-
-def _jmespath_closure(tree: Any, text: str) -> Evaluate:
-    # One interpreter for all items: a new one each time, as `jmespath.search` makes it, would look up its methods again.
-    visit = jmespath.visitor.TreeInterpreter().visit
+def _evaluator(tree: Any, text: str) -> Evaluate:
+    code = compile_tree(tree)
+    run = code.run
+    if not code.can_fail:
+        return run
 
     def evaluate(scope: Scope) -> Any:
         try:
-            return visit(tree, scope.names())
+            return run(scope)
         except _EVALUATION_ERRORS as error:
             reason = str(error).partition("\n")[0][:200]
             msg = f"{text} cannot be worked out: {reason or type(error).__name__}"

@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
     What is of no kind known here is compared as itself; where it cannot be equal, its route counts as changed, which is always safe.
     """
     if isinstance(value, Expression | Template):
-        return type(value).__name__, value.text
+        return type(value).__name__, value.meaning
     if isinstance(value, msgspec.Struct):
         return type(value).__name__, tuple(plain(field) for field in msgspec.structs.astuple(value))
     if isinstance(value, tuple | list):

@@ -17,24 +17,10 @@ class Tally:
         self.tombstones = 0
         self.filtered = 0
         """Items that a `where` left out."""
-        self.full = 0
-        """Publications that went out with their full payload."""
-        self.deltas = 0
-        """Publications that went out as deltas."""
-        self.skipped = 0
-        """Drafts that equalled the newest payload of their channel, found here: no trip to the bus."""
-        self.unchanged = 0
-        """The same, found by the bus."""
-        self.duplicates = 0
-        """Pushes whose source the bus had seen already."""
-        self.failed = 0
-        """Pushes that the bus refused for good."""
         self.restored = 0
         """Publications put back into a bus that lost its data."""
-        self.payload_bytes = 0
-        """Of all publications, if each were full."""
-        self.sent_bytes = 0
-        """Of all publications, as they were published."""
+        self.routes: dict[str, RouteTally] = {}
+        """By the names of routes; the counts of publications below are their sums."""
         self.problems: dict[tuple[str, OnError], int] = {}
         """Items or records that a route could not handle, by route."""
         self.bus_failures = 0
@@ -51,15 +37,93 @@ class Tally:
     def __repr__(self) -> str:
         return f"<Tally {self.records} records, {self.publications} publications, saving {self.saving:.0%}>"
 
+    def of(self, route: str) -> RouteTally:
+        """The counts of a route."""
+        found = self.routes.get(route)
+        if found is None:
+            # Another thread may be reading the old one.
+            found = RouteTally()
+            self.routes = {**self.routes, route: found}
+        return found
+
+    @property
+    def full(self) -> int:
+        """Publications that went out with their full payload."""
+        return sum(route.full for route in self.routes.values())
+
+    @property
+    def deltas(self) -> int:
+        """Publications that went out as deltas."""
+        return sum(route.deltas for route in self.routes.values())
+
     @property
     def publications(self) -> int:
         """All that went out."""
-        return self.full + self.deltas
+        return sum(route.publications for route in self.routes.values())
+
+    @property
+    def skipped(self) -> int:
+        """Drafts that equalled the newest payload of their channel, found here: no trip to the bus."""
+        return sum(route.skipped for route in self.routes.values())
+
+    @property
+    def unchanged(self) -> int:
+        """The same, found by the bus."""
+        return sum(route.unchanged for route in self.routes.values())
+
+    @property
+    def duplicates(self) -> int:
+        """Pushes whose source the bus had seen already."""
+        return sum(route.duplicates for route in self.routes.values())
+
+    @property
+    def failed(self) -> int:
+        """Pushes that the bus refused for good."""
+        return sum(route.failed for route in self.routes.values())
+
+    @property
+    def payload_bytes(self) -> int:
+        """Of all publications, if each were full."""
+        return sum(route.payload_bytes for route in self.routes.values())
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of all publications, as they were published."""
+        return sum(route.sent_bytes for route in self.routes.values())
+
+    @property
+    def letters(self) -> int:
+        """Records put aside, of all routes."""
+        return sum(self.dead_letters.values())
 
     @property
     def saving(self) -> float:
         """The part of the bytes that deltas saved, 0 to 1."""
-        return 1 - self.sent_bytes / self.payload_bytes if self.payload_bytes else 0.0
+        return saving(self.payload_bytes, self.sent_bytes)
+
+
+class RouteTally:
+    """What became of one route's publications."""
+
+    __slots__ = ("deltas", "duplicates", "failed", "full", "payload_bytes", "sent_bytes", "skipped", "unchanged")
+
+    def __init__(self) -> None:
+        self.full = 0
+        self.deltas = 0
+        self.skipped = 0
+        self.unchanged = 0
+        self.duplicates = 0
+        self.failed = 0
+        self.payload_bytes = 0
+        self.sent_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<RouteTally {self.publications} publications, saving {saving(self.payload_bytes, self.sent_bytes):.0%}>"
+
+    @property
+    def publications(self) -> int:
+        """All that went out."""
+        return self.full + self.deltas
 
     def count(self, push: Push, pushed: Pushed) -> None:
         """Add one answer of the bus."""
@@ -78,3 +142,8 @@ class Tally:
             self.duplicates += 1
         else:
             self.failed += 1
+
+
+def saving(payload_bytes: int, sent_bytes: int) -> float:
+    """The part of the bytes that deltas saved, 0 to 1."""
+    return 1 - sent_bytes / payload_bytes if payload_bytes else 0.0

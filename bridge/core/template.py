@@ -26,6 +26,11 @@ class Template(msgspec.Struct, frozen=True):
     render: Callable[[Scope], str]
 
     @property
+    def meaning(self) -> str:
+        """Its text, with what its expressions mean: where this is equal, so is what it gives."""
+        return "\n".join([self.text, *(part.meaning for part in self.parts if isinstance(part, Expression))])
+
+    @property
     def roots(self) -> frozenset[str]:
         """The names of the scope that it uses."""
         return frozenset[str]().union(*(part.roots for part in self.parts if isinstance(part, Expression)))

@@ -8,13 +8,17 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
+from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.draft import Draft
+from bridge.core.explain import Explanation, Publication, explain, why_nothing
 from bridge.core.record import Record
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
 from shared.publication import DELTA_NAMES, KIND_NAMES, ContentType
 
 MAX_PROBLEMS = 20
+MAX_EXPLAINED = 1000
+"""Records that became nothing and are looked at for the reason."""
 MAX_BASE_BYTES = 268_435_456
 """Payloads that are kept as bases; the channel that was silent longest goes first, as in the bridge."""
 
@@ -48,6 +52,16 @@ class RouteReport(msgspec.Struct):
     """The first channels."""
 
 
+class NothingReport(msgspec.Struct):
+    """Why records became nothing at all: one route's reason."""
+
+    route: str
+    why: str
+    records: int = 0
+    example: str = ""
+    """The first such record, and the values that show it."""
+
+
 class Report(msgspec.Struct):
     """The whole try-out."""
 
@@ -62,6 +76,10 @@ class Report(msgspec.Struct):
     problems: list[str] = []
     """The first of them."""
     routes: list[RouteReport] = []
+    nothing: list[NothingReport] = []
+    """Why records became nothing: route by route, for the first of them."""
+    became_nothing: int = 0
+    """Records of which no route made anything, without a problem."""
 
 
 class TryOut:
@@ -77,7 +95,9 @@ class TryOut:
         pattern: str = "*",
     ) -> None:
         """`vcdiff` and `json_patch` make a delta of base and target; `show` channels a route are shown, of those that fit `pattern`."""
+        self._rules = rules
         self._router = Router(rules)
+        self._nothing: dict[tuple[str, str], NothingReport] = {}
         self._vcdiff = vcdiff
         self._json_patch = json_patch
         self._show = show
@@ -96,7 +116,12 @@ class TryOut:
         """Route one record."""
         report = self._report
         report.records += 1
-        routed = self._router.route(record)
+        try:
+            routed = self._router.route(record)
+        except SchemaUnavailableError as error:
+            report.failed += 1
+            report.problems.extend([f"{record.where}: {error}"][: MAX_PROBLEMS - len(report.problems)])
+            return
         report.unmatched += routed.matched == 0
         report.tombstones += routed.is_tombstone
         report.filtered += routed.filtered
@@ -107,6 +132,14 @@ class TryOut:
         for draft in routed.drafts:
             if fnmatchcase(draft.channel, self._pattern):
                 self._count(draft)
+        if not routed.drafts and not routed.problems:
+            report.became_nothing += 1
+            if report.became_nothing <= MAX_EXPLAINED:
+                self._say_why(record)
+
+    def explain(self, record: Record, *, shown: int) -> Explanation:
+        """What each route makes of `record`, after those that were fed before: step by step, `shown` characters of each value."""
+        return explain(self._rules, record, shown=shown, measure=self._measure)
 
     def report(self) -> Report:
         """What was added up so far."""
@@ -114,7 +147,31 @@ class TryOut:
             route.channels = len(self._seen[name])
             route.shown = list(self._shown[name].values())
         self._report.routes = list(self._routes.values())
+        self._report.nothing = list(self._nothing.values())
         return self._report
+
+    def _say_why(self, record: Record) -> None:
+        for route, why, evidence in why_nothing(self._rules, record):
+            found = self._nothing.get((route, why))
+            if found is None:
+                found = self._nothing[route, why] = NothingReport(
+                    route, why, 0, f"{record.where}: {evidence}" if evidence else record.where
+                )
+            found.records += 1
+
+    def _measure(self, draft: Draft, publication: Publication) -> Publication:
+        """With the sizes of its deltas to the channel's last payload."""
+        base = self._bases.get(draft.channel)
+        if base is None:
+            return publication
+        patch = self._json_patch(base, draft.payload) if draft.content_type is ContentType.JSON else None
+        return msgspec.structs.replace(
+            publication,
+            base_size=len(base),
+            is_unchanged=base == draft.payload,
+            vcdiff_size=len(self._vcdiff(base, draft.payload)),
+            json_patch_size=None if patch is None else len(patch),
+        )
 
     def _count(self, draft: Draft) -> None:
         route = self._routes[draft.route]

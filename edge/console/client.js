@@ -19,9 +19,10 @@ const BEGINNING = { epoch: null, offset: 0 };
 
 // One channel that is wanted, and what is held of it.
 export class Subscription {
-  constructor(channel, { delta = [], onPublication = () => {}, onChange = () => {} } = {}) {
+  constructor(channel, { delta = [], mode = null, maxRate = null, window = null, onPublication = () => {}, onChange = () => {} } = {}) {
     this.channel = channel;
     this.wanted = delta;
+    this.wish = { mode, max_rate: maxRate, window }; // null: whatever the edge gives to those who do not ask
     this.onPublication = onPublication;
     this.onChange = onChange;
     this.state = "waiting"; // waiting, asked, active, failed
@@ -30,6 +31,8 @@ export class Subscription {
     this.delta = null; // the format agreed on
     this.kind = null;
     this.mode = null;
+    this.window = 0;
+    this.unacknowledged = 0; // publications told since the last acknowledgement
     this.snapshotUpTo = 0; // offsets up to here were there before the subscription: their age says nothing of latency
     this.gaps = 0;
     this.resyncs = 0;
@@ -97,7 +100,7 @@ export class Client {
     this._setState("closed", "");
   }
 
-  // `options`: `delta`, the formats in order of preference; `onPublication(publication)` and `onChange(subscription)`.
+  // `options`: `delta`, the formats in order of preference; `mode` ("queue", "conflate" or "ack"), `maxRate`, `window`; `onPublication(publication)` and `onChange(subscription)`.
   subscribe(channel, options) {
     if (this.subscriptions.has(channel)) this.unsubscribe(channel);
     const subscription = new Subscription(channel, options);
@@ -136,6 +139,7 @@ export class Client {
     subscription.state = "asked";
     const frame = { type: "subscribe", id: subscription.command, channel: subscription.channel };
     if (subscription.wanted.length) frame.delta = subscription.wanted;
+    for (const [name, value] of Object.entries(subscription.wish)) if (value !== null) frame[name] = value;
     if (subscription.position) frame.position = subscription.position;
     this._byCommand.set(subscription.command, subscription);
     this._send(frame);
@@ -185,6 +189,8 @@ export class Client {
     subscription.delta = frame.delta;
     subscription.kind = frame.kind;
     subscription.mode = frame.mode;
+    subscription.window = frame.window ?? 0;
+    subscription.unacknowledged = 0;
     subscription.forget();
     if (frame.recovered === true) subscription.at = subscription.position;
     else this._begin(subscription, frame);
@@ -233,6 +239,7 @@ export class Client {
     this._attempts = 0; // a connection that brings something is a good one
     const { value, bytes, position } = subscription;
     if (value === undefined) {
+      this._acknowledge(subscription, frame.number);
       subscription.problem = `offset ${position.offset} is not ${frame.contentType}`;
       subscription.onChange(subscription);
       return;
@@ -249,6 +256,15 @@ export class Client {
       wireBytes: size,
       fullWireBytes: fullWireBytes(frame, position.epoch, payloadBytes, this.format),
     });
+    this._acknowledge(subscription, frame.number);
+  }
+
+  // What was told was handled: in mode ack the edge sends more for it. Half of a window at a time will do.
+  _acknowledge(subscription, number) {
+    subscription.unacknowledged += 1;
+    if (subscription.mode !== "ack" || 2 * subscription.unacknowledged < subscription.window || this._byNumber.get(number) !== subscription) return;
+    subscription.unacknowledged = 0;
+    this._send({ type: "ack", number, ...subscription.position });
   }
 
   _takeFull(subscription, frame) {

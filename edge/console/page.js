@@ -9,13 +9,14 @@ import { Stats } from "./stats.js";
 const NUMBERS_EVERY_MS = 500;
 const DISCOVER_EVERY_MS = 60_000;
 const FEED = "feed";
+const NEWEST_A_SECOND = 1; // in mode conflate
 
 const element = (id) => document.getElementById(id);
 const fleet = new Fleet();
 const stats = new Stats();
 const map = new CityMap(element("map"), fleet);
 const rows = new Map(); // channel -> {row, cells}
-const choice = { scope: "all", vehicle: null, delta: ["vcdiff"] };
+const choice = { scope: "all", vehicle: null, delta: ["vcdiff"], mode: "queue" };
 let wanted = new Set();
 let unseen = []; // publications that the screen does not show yet
 let isDrawing = false;
@@ -39,6 +40,10 @@ function wantedChannels() {
   return fleet.ids.map((id) => `position:${id}`);
 }
 
+function delivery() {
+  return { delta: choice.delta, mode: choice.mode, maxRate: choice.mode === "conflate" ? NEWEST_A_SECOND : null };
+}
+
 // Subscribe to what the choice asks for, and to nothing else.
 function follow() {
   const channels = wantedChannels();
@@ -48,7 +53,7 @@ function follow() {
     if (!wanted.has(channel)) client.unsubscribe(channel);
   }
   for (const channel of channels) {
-    if (!client.subscriptions.has(channel)) client.subscribe(channel, { delta: choice.delta, onPublication: take });
+    if (!client.subscriptions.has(channel)) client.subscribe(channel, { ...delivery(), onPublication: take });
   }
   for (const [channel, { row }] of rows) {
     if (wanted.has(channel)) continue;
@@ -84,7 +89,7 @@ function followNew() {
     const channels = wantedChannels().filter((channel) => !wanted.has(channel));
     for (const channel of channels) {
       wanted.add(channel);
-      client.subscribe(channel, { delta: choice.delta, onPublication: take });
+      client.subscribe(channel, { ...delivery(), onPublication: take });
     }
     if (isFirst) showNumbers();
   }
@@ -258,6 +263,13 @@ for (const radio of document.querySelectorAll('input[name="scope"]')) {
 for (const radio of document.querySelectorAll('input[name="delta"]')) {
   radio.addEventListener("change", () => {
     choice.delta = radio.value === "none" ? [] : [radio.value];
+    startAnew();
+  });
+}
+
+for (const radio of document.querySelectorAll('input[name="mode"]')) {
+  radio.addEventListener("change", () => {
+    choice.mode = radio.value;
     startAnew();
   });
 }

@@ -25,6 +25,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_commands_per_s: float = 200.0
     """Of one session, on average; `command_burst` at once."""
     command_burst: int = 2_000
+    max_lookups_per_s: float = 100.0
+    """Requests for `/v1/channels/...` that must ask the bus, of the process, on average; those of 2 s at once."""
     max_errors: int = 10
     """Malformed frames of one session before it is closed."""
     max_outbox_bytes: int = 1_048_576

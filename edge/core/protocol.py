@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, TypeGuard
 
@@ -155,6 +155,21 @@ def read_delta(names: object, command_id: int | None) -> DeltaFormat:
     return next((_FORMATS[name] for name in names if name in _FORMATS), DeltaFormat.NONE)
 
 
+def read_wish(fields: Mapping[str, Any], command_id: int | None) -> Wish:
+    """The delivery that a client wants: `mode`, `max_rate` and `window`, each of which may be absent."""
+    mode, max_rate, window = fields.get("mode"), fields.get("max_rate"), fields.get("window")
+    if mode is not None and not (isinstance(mode, str) and mode in set(Mode)):
+        msg = f"`mode` is one of {', '.join(Mode)}, not {_shown(mode)}"
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
+    if max_rate is not None and not (isinstance(max_rate, int | float) and not isinstance(max_rate, bool) and 0 < max_rate <= MAX_RATE):
+        msg = f"`max_rate` is publications a second, above 0 and at most {MAX_RATE}"
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
+    if window is not None and not (_is_count(window) and 1 <= window <= MAX_WINDOW):
+        msg = f"`window` is from 1 to {MAX_WINDOW}"
+        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
+    return Wish(None if mode is None else Mode(mode), max_rate or 0, window or 0)
+
+
 def _connect(command_id: int, fields: dict[Any, Any]) -> Connect:
     client = fields.get("client", "")
     if not isinstance(client, str):
@@ -170,7 +185,7 @@ def _subscribe(command_id: int, fields: dict[Any, Any]) -> Subscribe:
         _position(fields.get("position"), command_id),
         read_delta(fields.get("delta"), command_id),
         _rewind(fields.get("rewind"), command_id),
-        _wish(fields, command_id),
+        read_wish(fields, command_id),
     )
 
 
@@ -194,20 +209,6 @@ def _ack(fields: dict[Any, Any]) -> Ack:
 
 def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID
-
-
-def _wish(fields: dict[Any, Any], command_id: int) -> Wish:
-    mode, max_rate, window = fields.get("mode"), fields.get("max_rate"), fields.get("window")
-    if mode is not None and not (isinstance(mode, str) and mode in set(Mode)):
-        msg = f"`mode` is one of {', '.join(Mode)}, not {_shown(mode)}"
-        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
-    if max_rate is not None and not (isinstance(max_rate, int | float) and not isinstance(max_rate, bool) and 0 < max_rate <= MAX_RATE):
-        msg = f"`max_rate` is publications a second, above 0 and at most {MAX_RATE}"
-        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
-    if window is not None and not (_is_count(window) and 1 <= window <= MAX_WINDOW):
-        msg = f"`window` is from 1 to {MAX_WINDOW}"
-        raise CommandError(ErrorCode.BAD_FRAME, msg, command_id=command_id)
-    return Wish(None if mode is None else Mode(mode), max_rate or 0, window or 0)
 
 
 def _ping(command_id: int, _: dict[Any, Any]) -> Ping:

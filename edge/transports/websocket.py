@@ -16,8 +16,9 @@ from urllib.parse import parse_qs
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol, State
 
+from edge.core.delivery import Wish
 from edge.core.limits import ConnectionCounter
-from edge.core.protocol import CommandError, Subscribe, read_channel, read_delta
+from edge.core.protocol import CommandError, Subscribe, read_channel, read_delta, read_wish
 from edge.core.variant import Dialect, Wrap
 from edge.node import Node
 from edge.session import CLOSE_CONNECT_TIMEOUT, CLOSE_PING_TIMEOUT, CLOSE_SLOW_CONSUMER, Session
@@ -196,7 +197,7 @@ class WebSocketConnection(asyncio.Protocol):
         """More is unsent than should be: the client does not read fast enough. Called while others are being written to."""
         self.is_writable = False
         if not self._is_short:
-            asyncio.get_running_loop().call_soon(self._end_slow)
+            asyncio.get_running_loop().call_soon(self._look_at_outbox)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
@@ -204,6 +205,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._set_outbox(0)
         if self._is_short:
             asyncio.get_running_loop().call_soon(self._tell_writable)
+        elif self._is_open and self.session is not None and self.write == self._write_counted:
+            self.write = self._transport.write
+            self.session.rewrite()
 
     # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
 
@@ -288,10 +292,15 @@ class WebSocketConnection(asyncio.Protocol):
         except CommandError as error:
             session.report(error)
             delta = DeltaFormat.NONE
+        try:
+            wish = _read_wish(query)
+        except CommandError as error:
+            session.report(error)  # Another mode would be a surprise.
+            return
         names = dict.fromkeys(name for names in query["channels"] for name in names.split(","))
         for name in names:
             try:
-                session.subscribe(Subscribe(None, read_channel(name, None), delta=delta))
+                session.subscribe(Subscribe(None, read_channel(name, None), delta=delta, wish=wish))
             except CommandError as error:
                 session.report(error)
 
@@ -382,6 +391,18 @@ class WebSocketConnection(asyncio.Protocol):
         if not self.is_writable and self._transport.get_write_buffer_size() > self._outbox_bytes:
             asyncio.get_running_loop().call_soon(self._end_slow)
 
+    def _look_at_outbox(self) -> None:
+        """Too much is unsent: close, unless it is one publication that is larger than an outbox. Then no other may come meanwhile."""
+        session = self.session
+        if self.is_writable or self._is_short or session is None or not self._is_open:
+            return
+        self._outbox_bytes = max(self._outbox_bytes, session.largest_bytes)
+        if self._transport.get_write_buffer_size() > self._outbox_bytes:
+            self._end_slow()
+        else:
+            self.write = self._write_counted
+            session.rewrite()
+
     def _tell_writable(self) -> None:
         if self.session is not None and self.is_writable:
             self.session.on_writable()
@@ -397,6 +418,17 @@ def _wrap_for(dialect: Dialect, deflate: Deflate | None) -> Wrap:
     if deflate is not None:
         return deflate.wrap(is_text=dialect.is_text)
     return wrap_text if dialect.is_text else wrap_binary
+
+
+def _read_wish(query: dict[str, list[str]]) -> Wish:
+    fields: dict[str, object] = {}
+    for name, read in (("mode", str), ("max_rate", float), ("window", int)):
+        for text in query.get(name, ()):
+            try:
+                fields[name] = read(text)
+            except ValueError:
+                fields[name] = text
+    return read_wish(fields, None)
 
 
 def _drop(_: bytes) -> None:

@@ -22,13 +22,14 @@ from shared.bus.placement import Home, Placement, Servers
 from shared.bus.push import Outcome, Push, Pushed
 from shared.envelope import encode_rest
 from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
-from shared.publication import DeltaFormat
+from shared.publication import ContentType, DeltaFormat
 
 MAX_BATCH = 200
 MAX_BATCH_BYTES = 1_048_576
 """A script holds Redis while it runs: so many publications, or so many bytes, make one call."""
 
 _META = struct.Struct(">BIIQQ8s8sqQI12s")
+_MORE = struct.Struct(">????IQId16s")
 _NO_HASH = bytes(8)
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 # What Redis says when the same may succeed later: full, loading, failing over, busy with a script, or (in a cluster) not the owner of
@@ -270,7 +271,11 @@ class BusPublisher:
         for member in batch.members:
             push = pushes[member]
             keys += (self.layout.head_key(push.channel), self.layout.history_key(push.channel))
-            arguments += _arguments(push)
+            if push.key is None and push.version is None and not push.id:
+                arguments += _arguments(push)
+            else:
+                keys += (self.layout.keys_key(push.channel), self.layout.versions_key(push.channel), self.layout.ids_key(push.channel))
+                arguments += _more_arguments(push)
         server = self._homes[batch.shard]
         return _Call(server, batch, ("EVALSHA", server.scripts.publish.sha, len(keys), *keys, *arguments))
 
@@ -394,6 +399,24 @@ def _rounds(pushes: Sequence[Push], layout: BusLayout) -> list[list[_Batch]]:
     return rounds
 
 
+def _more_arguments(push: Push) -> tuple[bytes, bytes, bytes, bytes]:
+    """Those of a push with a key, a version, or an id."""
+    meta, full, delta = _arguments(push)
+    keep = push.keep
+    more = _MORE.pack(
+        push.key is not None,
+        push.content_type is ContentType.NONE,
+        push.version is not None,
+        bool(push.id),
+        keep.max_keys,
+        keep.id_window_ms,
+        keep.id_count,
+        push.version or 0.0,
+        push.id,
+    )
+    return meta + more, full, delta, push.key or b""
+
+
 def _arguments(push: Push) -> tuple[bytes, bytes, bytes]:
     keep, source = push.keep, push.source
     meta = _META.pack(
@@ -410,7 +433,13 @@ def _arguments(push: Push) -> tuple[bytes, bytes, bytes]:
         source.id,
     )
     full = encode_rest(
-        kind=push.kind, content_type=push.content_type, time_ms=push.time_ms, payload_hash=push.payload_hash, body=push.payload
+        kind=push.kind,
+        content_type=push.content_type,
+        time_ms=push.time_ms,
+        payload_hash=push.payload_hash,
+        body=push.payload,
+        key=push.key,
+        tags=push.tags,
     )
     if push.delta_format is DeltaFormat.NONE:
         return meta, full, b""
@@ -422,6 +451,8 @@ def _arguments(push: Push) -> tuple[bytes, bytes, bytes]:
         body=push.delta,
         delta=push.delta_format,
         base_hash=push.base_hash,
+        key=push.key,
+        tags=push.tags,
     )
     return meta, full, delta
 

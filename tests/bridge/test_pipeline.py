@@ -170,6 +170,8 @@ class TestWell:
         assert records.lag() == 0
         assert (pipeline.tally.records, pipeline.tally.publications) == (20, 200 + 5 * 20 + 5)
         assert pipeline.tally.skipped == 5 * 19
+        by_route = {name: (route.publications, route.skipped) for name, route in pipeline.tally.routes.items()}
+        assert by_route == {"each": (200, 0), "position": (5 * 20 + 5, 5 * 19)}
         assert pipeline.tally.deltas > 100
         assert 0 < pipeline.tally.saving < 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import redis
 
 from bridge.adapters.memory import MemoryBus, MemoryServer
@@ -22,7 +23,7 @@ from tests.rig.redis_server import RedisServer
 
 LAYOUT = BusLayout(shards=4)
 CLUSTER_LAYOUT = BusLayout(shards=4, cluster=True)
-CHANNELS = [*(f"a:{number}" for number in range(1, 4)), *(f"c:{number}" for number in range(50))]
+CHANNELS = [*(f"a:{number}" for number in range(1, 4)), *(f"c:{number}" for number in range(50)), "k:1", "k:2"]
 """Those of the contract's tests: nobody can listen to all channels of a cluster."""
 SOURCE = source_id("cluster", "topic", 0)
 OTHER_SOURCE = source_id("cluster", "topic", 1)
@@ -60,6 +61,15 @@ def make_push(
     )
 
 
+def make_keyed(key: str, payload: bytes | None, offset: int, channel: str = "k:1", **changes: Any) -> Push:
+    """The same on a keyed channel. No payload makes a deletion; `changes` are those of `make_push`, and fields of the push."""
+    fields: dict[str, Any] = {name: changes.pop(name) for name in ("version", "id", "tags") if name in changes}
+    if payload is None:
+        fields["content_type"] = ContentType.NONE
+    made = make_push(channel, payload or b"", offset, kind=Kind.KEYED, **changes)
+    return msgspec.structs.replace(made, key=key.encode(), **fields)
+
+
 class Backend(Protocol):
     """A bus to look at and to break."""
 
@@ -68,6 +78,15 @@ class Backend(Protocol):
 
     def history(self, channel: str) -> list[Envelope]:
         """What the channel's history holds, oldest first."""
+
+    def keys(self, channel: str) -> dict[bytes, Envelope]:
+        """The newest publication of each key of the channel."""
+
+    def versions(self, channel: str) -> set[bytes]:
+        """Of what the bus keeps a version."""
+
+    def ids(self, channel: str) -> set[bytes]:
+        """The ids that the bus keeps."""
 
     def wire(self, channel: str) -> list[Envelope]:
         """What subscribers were sent since the beginning."""
@@ -106,6 +125,15 @@ class MemoryBackend:
 
     def history(self, channel: str) -> list[Envelope]:
         return [envelope.decode(entry) for entry in self.server.history(channel)]
+
+    def keys(self, channel: str) -> dict[bytes, Envelope]:
+        return {key: envelope.decode(entry) for key, entry in self.server.keys(channel).items()}
+
+    def versions(self, channel: str) -> set[bytes]:
+        return set(self.server.versions(channel))
+
+    def ids(self, channel: str) -> set[bytes]:
+        return set(self.server.ids(channel))
 
     def wire(self, channel: str) -> list[Envelope]:
         return [envelope.decode(entry) for entry in self.server.published[channel]]
@@ -152,6 +180,18 @@ class RedisBackend:
     def history(self, channel: str) -> list[Envelope]:
         entries: list[Any] = self.client.lrange(LAYOUT.history_key(channel), 0, -1)
         return [envelope.decode(entry) for entry in entries]
+
+    def keys(self, channel: str) -> dict[bytes, Envelope]:
+        entries: Any = self.client.hgetall(LAYOUT.keys_key(channel))
+        return {key: envelope.decode(entry) for key, entry in entries.items()}
+
+    def versions(self, channel: str) -> set[bytes]:
+        found: Any = self.client.hkeys(LAYOUT.versions_key(channel))
+        return set(found)
+
+    def ids(self, channel: str) -> set[bytes]:
+        found: Any = self.client.zrange(LAYOUT.ids_key(channel), 0, -1)
+        return set(found)
 
     def wire(self, channel: str) -> list[Envelope]:
         self._drain()
@@ -219,6 +259,16 @@ class ClusterBackend:
     def history(self, channel: str) -> list[Envelope]:
         entries: list[bytes] = self._ask(channel, "LRANGE", LAYOUT.history_key(channel), 0, -1)
         return [envelope.decode(entry) for entry in entries]
+
+    def keys(self, channel: str) -> dict[bytes, Envelope]:
+        entries: Any = self._ask(channel, "HGETALL", LAYOUT.keys_key(channel))  # RESP3 has maps.
+        return {key: envelope.decode(entry) for key, entry in entries.items()}
+
+    def versions(self, channel: str) -> set[bytes]:
+        return set(self._ask(channel, "HKEYS", LAYOUT.versions_key(channel)))
+
+    def ids(self, channel: str) -> set[bytes]:
+        return set(self._ask(channel, "ZRANGE", LAYOUT.ids_key(channel), 0, -1))
 
     def wire(self, channel: str) -> list[Envelope]:
         self._drain()

@@ -18,6 +18,7 @@ import websockets
 from websockets.asyncio.client import connect
 
 from shared.bus.layout import BusLayout
+from shared.publication import Kind
 from tests.conftest import StartProject, StartRedis
 from tests.edge.service import Bridge, EdgeProcess, aside, bare, client, get, run, wait_for_json
 from tests.rig.ports import free_port
@@ -354,6 +355,46 @@ class TestLimits:
         run(main)
 
 
+class TestModesByUrl:
+    """A bare client chooses by its URL how it is delivered."""
+
+    def test_acknowledgements_move_its_window(self, edge: EdgeProcess, bridge: Bridge):
+        with RawSocket(edge, path="/v1/ws?channels=urls&mode=ack&window=2") as raw:
+            with RawSocket(edge) as other:  # Once it is subscribed, so is the one before it.
+                other.command(type="connect", id=1)
+                other.command(type="subscribe", id=2, channel="urls")
+                while other.answer()["type"] != "subscribed":
+                    pass
+            for number in range(1, 6):
+                bridge.push("urls", {"n": number}, kind=Kind.STREAM)
+            got = [raw.answer(), raw.answer()]
+            raw.command(type="ping", id=2)
+            assert raw.answer() == {"type": "pong", "id": 2}
+            assert [frame["data"]["n"] for frame in got] == [1, 2]
+            raw.command(type="ack", channel="urls", epoch=got[-1]["epoch"], offset=got[-1]["offset"])
+            assert [raw.answer()["data"]["n"] for _ in range(2)] == [3, 4]
+
+    @pytest.mark.parametrize("query", ["mode=newest", "max_rate=often", "window=0", "window=1.5", "max_rate=nan"])
+    def test_what_is_no_mode_is_told_and_nothing_is_subscribed(self, edge: EdgeProcess, query: str):
+        with RawSocket(edge, path=f"/v1/ws?channels=a&{query}") as raw:
+            error = raw.answer()
+            assert (error["type"], error["code"]) == ("error", "bad_frame")
+            raw.command(type="unsubscribe", id=1, channel="a")
+            assert raw.answer()["code"] == "not_subscribed"
+
+    def test_a_rate_is_kept_to(self, edge: EdgeProcess, bridge: Bridge):
+        """At one in 100 s, only the value at the start comes."""
+        with RawSocket(edge, path="/v1/ws?channels=a&mode=conflate&max_rate=0.01") as raw:
+            assert raw.answer()["data"] == {"n": 1}
+            for number in (2, 3):
+                bridge.push("a", {"n": number})
+            with RawSocket(edge, path="/v1/ws?channels=a") as other:
+                while other.answer()["data"] != {"n": 3}:
+                    pass
+            raw.command(type="ping", id=1)
+            assert raw.answer() == {"type": "pong", "id": 1}
+
+
 class TestSlowConsumer:
     def test_is_closed_and_costs_nobody_else(self, bridge: Bridge, redis_url: str, start_project: StartProject):
         edge = EdgeProcess(start_project, redis_url, "--max-outbox-bytes", 65_536)
@@ -369,11 +410,39 @@ class TestSlowConsumer:
                         if "slow consumer" in edge.process.output():
                             break
                     await wait_until_async(lambda: len(quick.heard) == number + 2, what="everything at the quick one", state=quick.__repr__)
+                    # The kernel does not take megabytes before anything is unsent here.
+                    assert number * 60_000 < 1_000_000
                     assert quick.gaps == []
                     quick.check(bridge.published)
                     assert await aside(slow.close_code) == 4001
                 await aside(wait_for_json, edge.internal("/health/ready"), lambda health: health["connections"] == 1)
                 assert b"distributary_edge_slow_consumers_total 1.0" in (await aside(get, edge.internal("/metrics")))[1]
+
+        run(main)
+
+    def test_one_publication_larger_than_an_outbox_is_no_reason(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        """As long as nothing else is unsent. The second one before the first was read is."""
+        edge = EdgeProcess(start_project, redis_url, "--max-outbox-bytes", 65_536)
+
+        async def main() -> None:
+            await aside(bridge.push, "big", {"n": 0})
+            with RawSocket(edge, path="/v1/ws?channels=big", receive_buffer=4_096) as slow:
+                assert (await aside(slow.answer))["data"]["n"] == 0
+                async with client(edge) as quick:
+                    await quick.ask(type="subscribe", channel="big")
+                    for number in (1, 2):
+                        await aside(bridge.push, "big", {"n": number, "pad": os.urandom(400_000).hex()})
+                        # Once it is with the others, and a turn of the event loop later, it was judged.
+                        await wait_until_async(lambda: len(quick.heard) == number + 1, what="the newest")  # noqa: B023  (waited for here)
+                        await quick.ask(type="ping")
+                        frame = await aside(slow.answer)
+                        assert frame["data"]["n"] == number
+                slow.command(type="ping", id=7)
+                assert await aside(slow.answer) == {"type": "pong", "id": 7}
+                for number in range(3, 10):
+                    await aside(bridge.push, "big", {"n": number, "pad": os.urandom(400_000).hex()})
+                assert await aside(slow.close_code) == 4001
+            assert edge.process.output().count("slow consumer") == 1
 
         run(main)
 
@@ -483,6 +552,22 @@ class TestOperation:
         assert get(edge.http("/v1/channels/never"))[0] == 404
         assert get(edge.http("/v1/channels/a%20b"))[0] == 400
         assert get(edge.http("/v1/channels/" + "x" * 256))[0] == 400
+
+    def test_looking_up_channels_does_not_load_the_bus_without_bound(self, redis_url: str, bridge: Bridge, start_project: StartProject):
+        """What the edge has anyway is told however often; what it must ask the bus for is not."""
+        edge = EdgeProcess(start_project, redis_url, "--max-lookups-per-s", 2)
+        wait_for_json(edge.internal("/health/ready"), lambda health: bool(health["status"] == "ok"))
+        answers = [get(edge.http(f"/v1/channels/never-{number}"))[0] for number in range(20)]
+        assert answers[0] == 404
+        assert 429 in answers
+        assert answers.count(404) < 15
+
+        async def main() -> None:
+            async with bare(edge, "a") as listener:
+                await listener.wait_for("a", {"n": 1})
+                assert [(await aside(get, edge.http("/v1/channels/a")))[0] for _ in range(20)] == [200] * 20
+
+        run(main)
 
     def test_without_redis_it_is_degraded_and_alive(self, start_redis: StartRedis, start_project: StartProject):
         server = start_redis()

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES_API = ROOT / ".parts" / "kubernetes-api.json"
+JMESPATH_SUITE = ROOT / ".parts" / "jmespath-compliance"
 KAFKA_LIBS = ROOT / ".parts" / "kafka" / "libs"
 
 
@@ -22,6 +23,8 @@ class Part(StrEnum):
     KAFKA = "kafka"
     HELM = "helm"
     BROWSER = "browser"
+    XDELTA3 = "xdelta3"
+    JMESPATH = "jmespath"
 
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -46,6 +49,10 @@ def is_there(part: Part) -> bool:
             return all(map(shutil.which, ("helm", "kubeconform"))) and KUBERNETES_API.exists()
         case Part.BROWSER:
             return browser() is not None and importlib.util.find_spec("playwright") is not None
+        case Part.XDELTA3:
+            return shutil.which("xdelta3") is not None
+        case Part.JMESPATH:
+            return any(JMESPATH_SUITE.glob("*.json"))
 
 
 def browser() -> str | None:

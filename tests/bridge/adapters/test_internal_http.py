@@ -12,6 +12,7 @@ from bridge.adapters.internal_http import Health, InternalServer
 from bridge.adapters.metrics import PipelineCollector
 from bridge.core.draft import OnError
 from bridge.core.tally import Tally
+from bridge.dead_letters import DeadLetterQueue
 from shared.errors import ConfigurationError
 
 
@@ -21,6 +22,7 @@ class Watched:
         self.bus_away_since: float | None = None
         self.halted: dict[tuple[str, int], str] = {}
         self.lag: int | None = None
+        self.letters: DeadLetterQueue | None = None
 
 
 class Internal:
@@ -67,13 +69,21 @@ def test_health(internal: Internal, status: str, is_alive: bool, live: int, read
 
 
 def test_metrics_are_those_of_the_moment(internal: Internal):
-    internal.watched.tally.full = 2
+    internal.watched.tally.of("r").full = 2
+    internal.watched.tally.of("r").payload_bytes = 100
+    internal.watched.tally.of("r").sent_bytes = 30
+    internal.watched.tally.dead_letters["r"] = 5
     internal.watched.tally.problems["r", OnError.HALT] = 1
     internal.watched.halted["t", 0] = "why"
     text = internal.get("/metrics")[1]
     for line in (
         'distributary_bridge_pushes_total{outcome="full"} 2.0',
         'distributary_bridge_problems_total{on_error="halt",route="r"} 1.0',
+        'distributary_bridge_route_pushes_total{outcome="full",route="r"} 2.0',
+        'distributary_bridge_route_payload_bytes_total{route="r"} 100.0',
+        'distributary_bridge_route_sent_bytes_total{route="r"} 30.0',
+        "distributary_bridge_sent_bytes_total 30.0",
+        'distributary_bridge_dead_letters_total{route="r"} 5.0',
         "distributary_bridge_halted_partitions 1.0",
         "distributary_bridge_bus_up 1.0",
         "distributary_bridge_kafka_up 0.0",

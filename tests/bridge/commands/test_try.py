@@ -179,3 +179,35 @@ def test_rules_with_problems_are_told_as_by_check(tmp_path: Path):
     result = run(path, "-i", path)
     assert result.exit_code == 1
     assert f'{path}:1: needs "routes"' in result.stderr
+
+
+def test_why_records_became_nothing_is_told(tmp_path: Path):
+    path = rules(
+        tmp_path,
+        """
+sources: [{name: a, topics: [one]}]
+routes:
+  - {name: big, where: "value.n > `3`", channel: big}
+  - {name: parts, split: "value.parts || `[]`", channel: "part:{item}"}
+""",
+    )
+    records = tmp_path / "records.jsonl"
+    records.write_text('{"n":1}\n{"n":2}\n{"n":9}\n')
+    found = report(path, "--input", str(records), "--lines")
+    assert found["became_nothing"] == 2
+    assert found["nothing"] == [
+        {"route": "big", "why": "`where` was false: value.n > `3`", "records": 2, "example": "one[0]@0: value.n = 1"},
+        {"route": "parts", "why": "`split` gave no items: value.parts || `[]`", "records": 2, "example": "one[0]@0"},
+    ]
+    shown = run(path, "--input", str(records), "--lines").stdout
+    assert "2 records became nothing:" in shown
+    assert "2 x route big: `where` was false: value.n > `3`" in shown
+
+
+def test_without_files_a_live_topic_is_needed(tmp_path: Path):
+    result = run(str(EXAMPLE))
+    assert result.exit_code == 2
+    assert "give files with --input, or a live topic" in told_by(result)
+    result = run(str(EXAMPLE), "--topic", "vehicles")
+    assert result.exit_code == 2
+    assert "needs the addresses of Kafka's brokers" in told_by(result)

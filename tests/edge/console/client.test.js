@@ -71,9 +71,9 @@ class Rig {
   }
 
   // Answer the newest subscribe command.
-  subscribed({ number = 7, kind = "latest", delta = null, position = { epoch: EPOCH, offset: 1 }, recovered = null } = {}) {
+  subscribed({ number = 7, kind = "latest", delta = null, position = { epoch: EPOCH, offset: 1 }, recovered = null, mode = "queue", ...more } = {}) {
     const command = this.sent("subscribe").at(-1);
-    this.receive({ type: "subscribed", id: command.id, channel: command.channel, number, kind, mode: "queue", delta, position, recovered });
+    this.receive({ type: "subscribed", id: command.id, channel: command.channel, number, kind, mode, delta, position, recovered, ...more });
     return command;
   }
 
@@ -291,6 +291,45 @@ test("a silent connection is asked, then given up", () => {
   rig.timers.pass(11_000);
   assert.equal(first.closedWith, 4002);
   assert.equal(rig.client.state, "waiting");
+});
+
+test("a mode, a rate and a window are asked for where they are wanted", () => {
+  const rig = new Rig().connect();
+  rig.subscribe("bus:1", { mode: "conflate", maxRate: 2 });
+  rig.subscribe("bus:2", { mode: "ack", window: 8 });
+  rig.subscribe("bus:3");
+  assert.deepEqual(
+    rig.sent("subscribe").map(({ mode, max_rate, window }) => [mode, max_rate, window]),
+    [["conflate", 2, undefined], ["ack", undefined, 8], [undefined, undefined, undefined]],
+  );
+});
+
+test("in mode ack it acknowledges what it told, half a window at a time", () => {
+  const rig = new Rig().connect();
+  rig.subscribe("bus:1", { mode: "ack" });
+  rig.subscribed({ mode: "ack", window: 4, kind: "stream", position: { epoch: EPOCH, offset: 0 } });
+  for (const offset of [1, 2, 3]) rig.full(offset, offset);
+  assert.deepEqual(rig.sent("ack"), [{ type: "ack", number: 7, epoch: EPOCH, offset: 2 }]);
+  rig.full(4, 4);
+  assert.equal(rig.sent("ack").at(-1).offset, 4);
+});
+
+test("one who unsubscribes while it is told acknowledges nothing", () => {
+  const rig = new Rig().connect();
+  rig.subscribe("bus:1", { mode: "ack", onPublication: () => rig.client.unsubscribe("bus:1") });
+  rig.subscribed({ mode: "ack", window: 1 });
+  rig.full(1, 1);
+  assert.deepEqual(rig.sent("ack"), []);
+});
+
+test("in other modes nothing is acknowledged", () => {
+  const rig = new Rig().connect();
+  rig.subscribe("bus:1", { mode: "conflate" });
+  rig.subscribed({ mode: "conflate" });
+  rig.full(1, 1);
+  rig.full(5, 5);
+  assert.deepEqual(rig.values, [1, 5]);
+  assert.deepEqual(rig.sent("ack"), []);
 });
 
 test("frames that it does not know change nothing", () => {
