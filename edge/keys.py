@@ -25,16 +25,15 @@ async def read_state(bus: Bus, channel: str, load: KeyedLoad, early: Sequence[En
 
     Raises BusUnavailableError where that does not work now, and StateTooLargeError.
     """
-    cursor = 0
-    while True:
+    cursor, is_same = 0, True
+    while is_same:
         page = await bus.read_keys(channel, cursor, KEYS_A_PAGE)
-        if not load.add(page.envelopes):
-            msg = f"{channel} has started anew while its keys were read"
-            raise BusUnavailableError(msg)
-        cursor = page.cursor
+        is_same, cursor = load.add(page.envelopes), page.cursor
         if not cursor:
             break
-    load.finish()
+    if not is_same or not load.finish((await bus.read(channel, 1)).envelopes):
+        msg = f"{channel} has started anew while its keys were read"
+        raise BusUnavailableError(msg)
     taken = 0
     for _ in range(int(SETTLE_S / LOOK_S)):
         why = load.follow(early[taken:])

@@ -70,8 +70,8 @@ class MemoryStore:
             return Pushed(Outcome.DUPLICATE, newest.epoch, newest.offset)
         source[push.source.id] = place
         base = newest if push.key is None else self._keys.get(push.channel, {}).get(push.key)
-        is_same = base is not None and base.payload_hash == push.payload_hash and not _is_deletion(push)
-        if newest is not None and ((push.only_changed and is_same) or (_is_deletion(push) and base is None)):
+        is_same = base is None if _is_deletion(push) else base is not None and base.payload_hash == push.payload_hash
+        if newest is not None and push.only_changed and is_same:
             return Pushed(Outcome.UNCHANGED, newest.epoch, newest.offset)
         epoch = self.incarnation + self._random(INCARNATION_BYTES) if newest is None else newest.epoch
         full = _full(push, epoch, 1 if newest is None else newest.offset + 1)

@@ -174,9 +174,9 @@ class KeyedState:
 
 
 class KeyedLoad:
-    """A keyed channel's state while it is read from the bus: the position first, then pages of entries, then what was published meanwhile.
+    """A keyed channel's state while it is read from the bus: the position, pages of entries, the position again, and what came in between.
 
-    Entries may be newer than the position that was read: then nothing counts before all publications up to the newest entry have come.
+    Entries may be newer than the first position, and keys that were deleted meanwhile are missing. At the second position all is right.
     """
 
     def __init__(self, newest: Envelope, bounds: StateBounds) -> None:
@@ -189,6 +189,7 @@ class KeyedLoad:
         self._entries: dict[bytes, KeyedItem] = {}
         """Those that are not in the state yet: once all are read, those ahead of the position."""
         self._bytes = 0
+        self._until = newest.offset
 
     def __repr__(self) -> str:
         return f"<KeyedLoad of {self.state!r} at {self.newest.offset}, {len(self._entries)} ahead>"
@@ -196,7 +197,7 @@ class KeyedLoad:
     @property
     def is_settled(self) -> bool:
         """Whether the state is that of the position. To be asked after `finish`."""
-        return not self._entries
+        return self.newest.offset >= self._until
 
     @property
     def newest_item(self) -> KeyedItem:
@@ -220,12 +221,16 @@ class KeyedLoad:
         check_bounds(self._bounds, len(entries), self._bytes)
         return True
 
-    def finish(self) -> None:
-        """All pages are there."""
+    def finish(self, newest: Sequence[Envelope]) -> bool:
+        """All pages are there, and then the newest publication was read once more. False where the channel has started anew meanwhile."""
+        if not newest or newest[-1].epoch != self.newest.epoch:
+            return False
+        self._until = max(self._until, newest[-1].offset)
         position = self.newest.offset
         entries = self._entries
         self._entries = {key: item for key, item in entries.items() if item.offset > position}
         self.state.put_all([item for item in entries.values() if item.offset <= position])
+        return True
 
     def follow(self, envelopes: Sequence[Envelope]) -> str:
         """Take what was published since, as far as it is news. Returns what is wrong where it does not follow, or nothing."""
