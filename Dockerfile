@@ -23,8 +23,8 @@ COPY clients/python clients/python
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM build AS build-bridge
-RUN pip --python /opt/distributary/bin/python install "distributary[bridge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
-    && /opt/distributary/bin/python -c "import bridge, confluent_kafka, _xdelta3"
+RUN pip --python /opt/distributary/bin/python install "distributary[bridge,formats,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
+    && /opt/distributary/bin/python -c "import bridge, confluent_kafka, fastavro, google.protobuf, _xdelta3"
 
 FROM build AS build-edge
 RUN pip --python /opt/distributary/bin/python install "distributary[edge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \

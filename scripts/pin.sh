@@ -10,7 +10,7 @@ trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet --upgrade pip setuptools hatchling editables
 # Wheels only, so that no machine needs a compiler; xdelta3 is the one exception, and optional.
-"$folder/bin/python" -m pip install --quiet --only-binary=:all: --editable '.[bridge,edge,client]' --group dev
+"$folder/bin/python" -m pip install --quiet --only-binary=:all: --editable '.[bridge,formats,edge,client]' --group dev
 
 {
     echo "# Written by scripts/pin.sh: what every machine installs, and what builds it. Change pyproject.toml, then run \`make pin\`."

@@ -68,7 +68,7 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
 
 say "installing $(grep -c == "$constraints") pinned packages from the Python package index into $venv ($constraints)"
 "${pip[@]}" install --constraint "$constraints" --upgrade pip
-"${pip[@]}" install --constraint "$constraints" --build-constraint "$constraints" --editable '.[bridge,edge,client]' --group dev
+"${pip[@]}" install --constraint "$constraints" --build-constraint "$constraints" --editable '.[bridge,formats,edge,client]' --group dev
 
 # xdelta3 is compiled here. Without it the pure Python codec does the same work, slower.
 if "${pip[@]}" install --constraint "$constraints" --build-constraint "$constraints" --editable '.[xdelta]' > "$venv/xdelta.log" 2>&1; then

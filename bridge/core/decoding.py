@@ -42,3 +42,5 @@ class Decoder(msgspec.Struct, frozen=True, eq=False):
     """Whether there is anything for expressions to see."""
     is_text: bool = False
     """Whether its values are text, so that a line of a file can be one."""
+    digest: str = ""
+    """Changes with its settings and with its schema's file."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from bridge.core.decoding import Decoder
 from bridge.core.draft import ChannelSettings
 from bridge.core.expression import Expression
 from bridge.core.ruleset import CompiledRules
@@ -92,6 +93,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Expression | Template):
         return type(value).__name__, value.meaning
+    if isinstance(value, Decoder):
+        return type(value).__name__, value.format, value.digest
     if isinstance(value, msgspec.Struct):
         return type(value).__name__, tuple(plain(field) for field in msgspec.structs.astuple(value))
     if isinstance(value, tuple | list):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bridge.rules.document import Document, Path, Problem, show_path
-from bridge.rules.model import NOT_YET_SETTINGS, HistoryModel, RouteModel, SettingsModel, SourceModel, kind_of
+from bridge.rules.model import INNER_MODELS, NOT_YET_SETTINGS, RouteModel, SettingsModel, SourceModel, kind_of
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -81,7 +81,8 @@ class Checker:
     @staticmethod
     def _unknown(model: type[BaseModel], loc: tuple[str | int, ...], data: dict[str, Any], suggested: set[Path], path: Path) -> str:
         name = str(loc[-1])
-        fields = list(HistoryModel.model_fields if len(loc) > 1 and loc[-2] == "history" else model.model_fields)
+        inner = INNER_MODELS.get(str(loc[-2]), model) if len(loc) > 1 else model
+        fields = list(inner.model_fields)
         if name in NOT_YET_SETTINGS and model in {RouteModel, SourceModel, SettingsModel} and len(loc) == 1:
             what = " (keyed channels)" if name == "key" else ""
             return f"is planned, and this version does not have it yet{what}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path as FilePath
 from typing import Any
 
 from bridge.core.draft import ChannelSettings, OnError
@@ -11,27 +12,37 @@ from bridge.core.letter import DeadLetterTopic
 from bridge.core.ruleset import CompiledRules, Route, Source
 from bridge.core.scope import VALUE_ROOTS
 from bridge.core.template import Template
-from bridge.formats.plain import JSON, RAW, RAW_KEY, STRING
 from bridge.rules.check import Checker
 from bridge.rules.dead_letters import check_dead_letters, dead_letter_topic
 from bridge.rules.document import Path
-from bridge.rules.model import MAX_ROUTES, MAX_SOURCES, DeadLettersModel, FileModel, RouteModel, SettingsModel, SourceModel
+from bridge.rules.formats import FormatCompiler
+from bridge.rules.model import (
+    MAX_ROUTES,
+    MAX_SOURCES,
+    DeadLettersModel,
+    FileModel,
+    RegistryModel,
+    RouteModel,
+    SettingsModel,
+    SourceModel,
+)
 from shared.publication import KIND_NAMES, ContentType, DeltaFormat
 
 _DEFAULTS = ChannelSettings()
-_DECODERS = {decoder.format: decoder for decoder in (JSON, STRING, RAW)}
-_KEY_DECODERS = {"string": None, "json": JSON, "raw": RAW_KEY}
 
 
-def compile_rules(data: Any, checker: Checker) -> CompiledRules | None:
-    """Make rules of a document's plain `data`; None where `checker` was told of a problem."""
+def compile_rules(data: Any, checker: Checker, folder: FilePath) -> CompiledRules | None:
+    """Make rules of a document's plain `data`; None where `checker` was told of a problem. Names of files begin at `folder`."""
     checker.validate(FileModel, data, ())
     if not isinstance(data, dict):
         return None
     letters = None
     if isinstance(data.get("dead_letters"), dict):
         letters = checker.validate(DeadLettersModel, data["dead_letters"], ("dead_letters",))
-    sources = _sources(data.get("sources"), letters or DeadLettersModel(), checker)
+    formats = FormatCompiler(checker, folder)
+    if isinstance(data.get("schema_registry"), dict):
+        formats.take_registry(checker.validate(RegistryModel, data["schema_registry"], ("schema_registry",)))
+    sources = _sources(data.get("sources"), letters or DeadLettersModel(), formats, checker)
     defaults = checker.validate(SettingsModel, data["defaults"], ("defaults",)) if isinstance(data.get("defaults"), dict) else None
     routes = _routes(data.get("routes"), sources, defaults or SettingsModel(), checker)
     check_dead_letters(routes, list(sources), checker)
@@ -43,7 +54,7 @@ def compile_rules(data: Any, checker: Checker) -> CompiledRules | None:
     return CompiledRules(compiled, tuple(routes), notes)
 
 
-def _sources(data: Any, letters: DeadLettersModel, checker: Checker) -> dict[str, Source | None]:
+def _sources(data: Any, letters: DeadLettersModel, formats: FormatCompiler, checker: Checker) -> dict[str, Source | None]:
     """Sources by name; None for one that is there and wrong, so that routes may still name it."""
     found: dict[str, Source | None] = {}
     if not isinstance(data, list):
@@ -57,7 +68,10 @@ def _sources(data: Any, letters: DeadLettersModel, checker: Checker) -> dict[str
         if name in found:
             checker.tell((*path, "name"), f'"{name}" is the name of another source too')
             continue
-        found[name] = _source(model, dead_letter_topic(model.dead_letters, letters), path, checker) if model is not None else None
+        source = None
+        if model is not None:
+            source = _source(model, dead_letter_topic(model.dead_letters, letters), formats, path, checker)
+        found[name] = source
     return found
 
 
@@ -66,14 +80,16 @@ def _name_of(entry: Any, otherwise: str) -> str:
     return name if isinstance(name, str) else otherwise
 
 
-def _source(model: SourceModel, letters: DeadLetterTopic, path: Path, checker: Checker) -> Source | None:
+def _source(model: SourceModel, letters: DeadLetterTopic, formats: FormatCompiler, path: Path, checker: Checker) -> Source | None:
+    decoders = formats.decoders(model, path)
     if (model.topics is None) == (model.topic_pattern is None):
         checker.tell(
             path, 'needs "topics" or "topic_pattern"' if model.topics is None else 'has "topics" and "topic_pattern"; it needs one of them'
         )
         return None
-    decoders = _DECODERS[model.format], _KEY_DECODERS[model.key_format]
-    return Source(model.name, tuple(model.topics or ()), model.topic_pattern, *decoders, letters)
+    if decoders is None or decoders[0] is None:
+        return None
+    return Source(model.name, tuple(model.topics or ()), model.topic_pattern, decoders[0], decoders[1], letters)
 
 
 def _routes(data: Any, sources: dict[str, Source | None], defaults: SettingsModel, checker: Checker) -> list[Route]:

@@ -30,7 +30,7 @@ def load_rules(path: Path) -> CompiledRules:
 
 
 def parse_rules(data: bytes, file: str) -> CompiledRules:
-    """Compile the bytes of a rules file; problems name it `file`."""
+    """Compile the bytes of a rules file; problems name it `file`, and what files it names stand beside that."""
     if len(data) > MAX_FILE_BYTES:
         raise ConfigurationError([f"{file}: is larger than {MAX_FILE_BYTES} bytes"])
     try:
@@ -40,7 +40,7 @@ def parse_rules(data: bytes, file: str) -> CompiledRules:
         raise ConfigurationError([f"{file}:{line}: is not UTF-8 text (byte {error.start})"]) from error
     document = read_document(text)
     checker = Checker(document)
-    rules = compile_rules(document.data, checker) if document.data is not None or not document.problems else None
+    rules = compile_rules(document.data, checker, Path(file).parent) if document.data is not None or not document.problems else None
     if rules is None:
         problems = [problem.shown(file) for problem in checker.problems]
         more = [f"{file}: and {len(problems) - MAX_PROBLEMS} more problems"] if len(problems) > MAX_PROBLEMS else []

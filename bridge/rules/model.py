@@ -15,6 +15,7 @@ from bridge.core.expression import Expression, compile_expression
 from bridge.core.letter import TOPIC_PLACE
 from bridge.core.ruleset import Projection
 from bridge.core.template import Template, compile_template
+from bridge.formats.choose import FIELD_NAMES, FORMATS, FRAMINGS
 from bridge.rules.units import format_duration, format_size, parse_duration_ms, parse_size
 from shared.errors import ConfigurationError
 from shared.publication import DELTA_NAMES, DeltaFormat, Kind
@@ -34,7 +35,7 @@ MAX_TTL_MS = 365 * 86_400_000
 
 NOT_YET_SETTINGS = frozenset(
     {
-        "cluster", "clusters", "descriptor", "id", "key", "max_rate", "message", "mode", "schema_registry", "subject",
+        "cluster", "clusters", "id", "key", "max_rate", "mode",
         "timestamp", "version",
     }
 )  # fmt: skip
@@ -242,7 +243,9 @@ _Topic = Annotated[str, BeforeValidator(_topic)]
 _Flag = Annotated[bool | None, BeforeValidator(_strict_bool)]
 _KINDS = {"stream": Kind.STREAM, "latest": Kind.LATEST}
 _DELTAS = {name: format_ for format_, name in DELTA_NAMES.items()}
-_FORMATS = {name: name for name in ("json", "string", "raw")}
+_FORMATS = {name: name for name in FORMATS}
+_FRAMINGS = {name: name for name in FRAMINGS}
+_FIELD_NAMES = {name: name for name in FIELD_NAMES}
 _ON_ERROR = {action.value: action for action in OnError}
 
 
@@ -292,14 +295,64 @@ class DeadLettersModel(_Model):
 _DeadLetters = Annotated[DeadLettersModel | None, BeforeValidator(_mapping)]
 
 
-class SourceModel(_Model):
+def _url(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"https?://[^\s/]+\S*", text):
+        _refuse(f'"{_short(text)}" is no address of a schema registry; it begins with http:// or https://')
+    return text
+
+
+def _texts(value: object) -> dict[str, str]:
+    return {name: _text(each) for name, each in _mapping(value).items()}
+
+
+def _key_format(value: object) -> object:
+    return value if isinstance(value, dict) else {"format": _text(value)}
+
+
+_Text = Annotated[str | None, BeforeValidator(_text)]
+
+
+class RegistryModel(_Model):
+    """A schema registry, and how to be let in."""
+
+    url: Annotated[str, BeforeValidator(_url)]
+    user: _Text = None
+    password: _Text = None
+    ca_file: _Text = None
+    certificate_file: _Text = None
+    key_file: _Text = None
+    key_password: _Text = None
+    timeout: Annotated[int | None, BeforeValidator(_between(parse_duration_ms, 100, 60_000, format_duration))] = None
+    properties: Annotated[dict[str, str] | None, BeforeValidator(_texts)] = None
+
+
+class FormatModel(_Model):
+    """What values or keys are."""
+
+    format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS))] = "json"
+    schema_file: _Text = None
+    message: _Text = None
+    field_names: Annotated[str | None, BeforeValidator(_one_of("field_names", _FIELD_NAMES))] = None
+    framing: Annotated[str | None, BeforeValidator(_one_of("framing", _FRAMINGS))] = None
+    subject: _Text = None
+    check_schema: _Flag = None
+
+
+class KeyFormatModel(FormatModel):
+    """What keys are; its name alone will do where that says it all."""
+
+    format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS))] = "string"
+
+
+class SourceModel(FormatModel):
     """One of `sources`."""
 
     name: _Name
     topics: Annotated[list[_Topic] | None, BeforeValidator(_list_of_topics)] = None
     topic_pattern: Annotated[str | None, BeforeValidator(_topic_pattern)] = None
-    format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = "json"
-    key_format: Annotated[str, BeforeValidator(_one_of("format", _FORMATS, ("avro", "protobuf", "json-schema")))] = "string"
+    key_format: Annotated[KeyFormatModel, BeforeValidator(_key_format)] = KeyFormatModel()
+    schema_registry: Annotated[RegistryModel | None, BeforeValidator(_mapping)] = None
     dead_letters: _DeadLetters = None
 
 
@@ -310,4 +363,14 @@ class FileModel(_Model):
     sources: Annotated[list[Any], BeforeValidator(_list)]
     defaults: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
     dead_letters: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
+    schema_registry: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
     routes: Annotated[list[Any], BeforeValidator(_list)]
+
+
+INNER_MODELS: dict[str, type[BaseModel]] = {
+    "dead_letters": DeadLettersModel,
+    "history": HistoryModel,
+    "key_format": KeyFormatModel,
+    "schema_registry": RegistryModel,
+}
+"""The models inside of others, by their setting's name."""

@@ -6,12 +6,12 @@ A channel's subscribers are split by variant, and each variant into those *in st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from edge.core.item import Item, Step
 from edge.core.stream import ChannelStream, Gap
-from edge.core.variant import Label, Variant, gap_message, new_full_frame, new_step_frame
+from edge.core.variant import Label, Variant, gap_message
 from shared.publication import DeltaFormat
 
 MAX_STEPS = 1_000
@@ -19,6 +19,16 @@ MAX_STEPS = 1_000
 
 Write = Callable[[bytes], None]
 """Hands finished frames to a transport; never blocks, and may not change the hub."""
+
+Outgoing = tuple[Collection[Write], bytes]
+"""Finished frames, and who gets them."""
+
+
+def write_all(outgoing: Iterable[Outgoing]) -> None:
+    """Write, and nothing but that: the kernel's part of a delivery is the larger one, and quicker where it is not interrupted."""
+    for writes, frames in outgoing:
+        for write in writes:
+            write(frames)
 
 
 class Paced(Protocol):
@@ -136,42 +146,51 @@ class Channel:
 
     def deliver(self, steps: Sequence[Step]) -> None:
         """Write one tick's publications to every subscriber: joined once, written once to each."""
+        outgoing: list[Outgoing] = []
+        self.encode(steps, outgoing)
+        write_all(outgoing)
+
+    def encode(self, steps: Sequence[Step], outgoing: list[Outgoing]) -> None:
+        """Add one tick's publications to `outgoing`, to be written before anything else is done with this channel.
+
+        Those who go at their own pace are told here.
+        """
         label = self.label
         if self._steps:
             self._steps.clear()
         if self.paced:
             self._steps.update(((step.base.offset, step.item.offset), step) for step in steps if step.base is not None)
+        first, *others = steps
+        may_grow = bool(self.paced)  # One that has got all of a keyed channel's state joins a group, and has got this, too.
         for variant, group in self.groups.items():
-            frames = [new_step_frame(step, label, variant) for step in steps]
-            joined = frames[0] if len(frames) == 1 else b"".join(frames)
-            for write in group.in_step.values():
-                write(joined)
-            if group.behind and self.stream.keyed is not None:
-                self._deliver_behind(group, variant, steps, frames)
-            elif group.behind:
-                frames[0] = new_full_frame(steps[0].item, label, variant)
-                joined = b"".join(frames)
-                for write in group.behind.values():
-                    write(joined)
-                group.in_step.update(group.behind)
-                group.behind.clear()
+            rest = b"".join([variant.step_frame(step, label) for step in others]) if others else b""
+            frames = variant.step_frame(first, label) + rest
+            if not group.behind:
+                outgoing.append((list(group.in_step.values()) if may_grow else group.in_step.values(), frames))
+                continue
+            outgoing.append((list(group.in_step.values()), frames))
+            if self.stream.keyed is not None:
+                self._encode_behind(group, variant, steps, outgoing)
+                continue
+            outgoing.append((list(group.behind.values()), variant.full_frame(first.item, label) + rest))
+            group.in_step.update(group.behind)
+            group.behind.clear()
         if self.paced:
-            for subscriber in list(self.paced):  # One that has got all of a keyed channel's state goes over to the groups.
+            for subscriber in list(self.paced):
                 subscriber.poke()
 
-    def _deliver_behind(self, group: _Group, variant: Variant, steps: Sequence[Step], frames: Sequence[bytes]) -> None:
+    def _encode_behind(self, group: _Group, variant: Variant, steps: Sequence[Step], outgoing: list[Outgoing]) -> None:
         """Those who were not sent the newest publication of each key get deltas of those keys only of which they were."""
-        joined: dict[int, bytes] = {}
+        label = self.label
+        by_floor: dict[int, list[Write]] = {}
         for subscription, write in group.behind.items():
-            floor = subscription.floor
-            if floor not in joined:
-                joined[floor] = b"".join(
-                    [
-                        frame if step.base is None or step.base.offset > floor else new_full_frame(step.item, self.label, variant)
-                        for step, frame in zip(steps, frames, strict=True)
-                    ]
-                )
-            write(joined[floor])
+            by_floor.setdefault(subscription.floor, []).append(write)
+        for floor, writes in by_floor.items():
+            frames = [
+                variant.step_frame(step, label) if step.base is None or step.base.offset > floor else variant.full_frame(step.item, label)
+                for step in steps
+            ]
+            outgoing.append((writes, b"".join(frames)))
         for subscription in [subscription for subscription in group.behind if not self.is_behind(subscription.floor)]:
             group.in_step[subscription] = group.behind.pop(subscription)
 
@@ -195,7 +214,7 @@ class Channel:
     def _tell_gap(self, gap: Gap, steps: Sequence[Step]) -> None:
         for variant, group in self.groups.items():
             message = variant.wrap(gap_message(gap, self.label, self.stream.epoch, variant.dialect))
-            joined = message + b"".join(new_full_frame(step.item, self.label, variant) for step in steps)
+            joined = message + b"".join(variant.full_frame(step.item, self.label) for step in steps)
             fresh = group.in_step | group.behind
             for subscription, write in fresh.items():
                 subscription.floor = 0

@@ -150,7 +150,7 @@ class KeyedState:
                 self._first = self._oldest = 0
             self.forgotten_up_to = envelope.offset - 1
 
-    def drop_frames(self) -> None:
+    def forget_frames(self) -> None:
         """Let go of the encoded frames of all entries."""
         for item in self._items.values():
             item.frames = None

@@ -42,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
     ring_bytes: int = 1_048_576
     """Of one channel."""
     max_ring_bytes: int = 536_870_912
-    """Of all channels together; beyond it, channels keep only their newest publication."""
+    """Of all channels together, with what each publication takes besides its payload; beyond it, channels keep only their newest one."""
     max_keys: int = 200_000
     """Of one keyed channel, whose newest publications an edge holds while it is in use."""
     max_state_bytes: int = 268_435_456

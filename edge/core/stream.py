@@ -102,7 +102,7 @@ class ChannelStream:
             return OutOfStep(f"{epoch_to_text(envelope.epoch)}:{envelope.offset} came after {self.epoch}:{self.offset}")
         if self.keyed is not None:
             return self._apply_keyed(self.keyed, envelope)
-        if envelope.delta is DeltaFormat.NONE:
+        if not envelope.delta:
             return self._append(envelope, envelope.body)
         try:
             payload = payload_of(envelope, self.ring[-1])
@@ -189,6 +189,13 @@ class ChannelStream:
         joins = items[-1].epoch == self.epoch and newer and newer[0].offset == items[-1].offset + 1
         return items + newer if joins else list(self.ring)
 
+    def forget_frames(self) -> None:
+        """Let go of frames that were made for those who recovered. The next ones make them anew."""
+        for item in self.ring:
+            item.frames = None
+        if self.keyed is not None:
+            self.keyed.forget_frames()
+
     def shrink(self) -> None:
         """Keep only the newest publication: memory is short."""
         while len(self.ring) > 1:
@@ -247,7 +254,7 @@ class ChannelStream:
         self.offset = envelope.offset
         self.kind = envelope.kind
         self._keep(item)
-        return Step(item, item.previous, envelope.delta, b"" if envelope.delta is DeltaFormat.NONE else envelope.body)
+        return Step(item, item.previous, envelope.delta, envelope.body) if envelope.delta else Step(item, item.previous)
 
     def _keep(self, item: KeyedItem) -> None:
         """Put it into the ring. With it go the publications of the same keys before: who holds those can be given deltas."""
@@ -275,11 +282,9 @@ class ChannelStream:
         self.bytes_held += len(payload)
         if base is not None and base.frames is not None:
             base.frames = None  # Whoever recovers makes them anew, once; kept for all they would take more than the payloads.
-        while len(ring) > self._max_items or self.bytes_held > self._max_bytes:
-            if len(ring) == 1:
-                break
+        while (len(ring) > self._max_items or self.bytes_held > self._max_bytes) and len(ring) > 1:
             self.bytes_held -= len(ring.popleft().payload)
-        return Step(item, base, envelope.delta, b"" if envelope.delta is DeltaFormat.NONE else envelope.body)
+        return Step(item, base, envelope.delta, envelope.body) if envelope.delta else Step(item, base)
 
 
 def _weight(item: Item) -> int:

@@ -6,6 +6,7 @@ pieces, a close, whatever is wrong) is for websockets' Sans-I/O layer, which a c
 
 from __future__ import annotations
 
+import functools
 import struct
 
 try:
@@ -38,14 +39,10 @@ def wrap(first: int, message: bytes) -> bytes:
     return _long_head(first, 127, size) + message
 
 
-def wrap_text(message: bytes) -> bytes:
-    """One unfragmented, unmasked text frame."""
-    return wrap(TEXT, message)
-
-
-def wrap_binary(message: bytes) -> bytes:
-    """One unfragmented, unmasked binary frame."""
-    return wrap(BINARY, message)
+wrap_text = functools.partial(wrap, TEXT)
+"""One unfragmented, unmasked text frame."""
+wrap_binary = functools.partial(wrap, BINARY)
+"""One unfragmented, unmasked binary frame."""
 
 
 def read_simple(data: bytes, at: int, most: int) -> tuple[int, bytes, int] | None:

@@ -18,7 +18,7 @@ from edge.adapters.memory import MemoryBus, MemoryStore
 from edge.core.delivery import Mode
 from edge.core.limits import Limits
 from edge.core.variant import Dialect
-from edge.node import Node
+from edge.node import ITEM_BYTES, Node
 from edge.pacer import Pacer
 from shared.bus.push import Keep, Outcome, Push, Pushed, Source
 from shared.delta import json_patch, vcdiff
@@ -32,7 +32,7 @@ from tests.edge.virtual_loop import VirtualLoop
 SMALL = Limits(
     ring_items=3,
     ring_bytes=300,
-    max_ring_bytes=700,
+    max_ring_bytes=700 + 12 * ITEM_BYTES,
     max_recovery_items=6,
     max_recovery_bytes=400,
     linger_s=5,
@@ -307,7 +307,9 @@ class Simulation:
                     assert holding.has_value or holding.is_resumed, f"{holding}: holds nothing, and the newest is {newest}"
                     assert holding.position == newest
         for edge in self.edges:
-            assert edge.node.held_bytes == sum(channel.stream.bytes_held for channel in edge.node.hub)
+            assert edge.node.held_bytes == sum(
+                channel.stream.bytes_held + ITEM_BYTES * len(channel.stream.ring) for channel in edge.node.hub
+            )
             for lane in edge.node._lanes.values():
                 groups = lane.channel.groups.values()
                 in_groups = sum(len(group.in_step) + len(group.behind) for group in groups)

@@ -231,6 +231,17 @@ class TestStorm:
         assert reads.count(channels[0]) == 2
         assert [reads.count(name) for name in channels[1:]] == [1] * 5
 
+    def test_frames_made_for_it_are_let_go_of(self, simulation: Simulation, one: Edge):
+        newest = self.publish(simulation, 20)
+        self.come(simulation, one, newest, [15, 15])
+        simulation.come_to_rest()
+        channel = one.node.hub.get("stream:1")
+        assert channel is not None
+        simulation.wait(2)
+        assert [item.frames for item in channel.stream.ring if item.frames] == []
+        late = self.come(simulation, one, newest, [15])
+        assert late[0].holdings["stream:1"].received == 15
+
     def test_large_publications_are_not_read_on_a_guess(self, simulation: Simulation, one: Edge):
         newest = {name: self.publish(simulation, 20, name, size=200_000) for name in ("stream:2", "stream:3")}
         asked: list[int] = []
@@ -475,6 +486,8 @@ class TestChannels:
             simulation.do(partial(simulation.push, name, size=30))
         simulation.do(lambda: one.bus.deliver(100))
         assert one.node.held_bytes <= 2 * SMALL.max_ring_bytes
+        assert any(len(channel.stream.ring) == 1 for channel in one.node.hub)
+        assert any(len(channel.stream.ring) > 1 for channel in one.node.hub)
         simulation.check_rest()
         assert all(client.holdings[name].offset == 4 for client, name in zip(clients, names, strict=True))
 

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from edge.core.delivery import Mode
+from edge.namespaces import load_policies
+
 CHART = Path(__file__).resolve().parents[2] / "helm" / "distributary"
 VALUES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 COMPONENT = "app.kubernetes.io/component"
@@ -93,8 +96,8 @@ def test_nothing_of_the_edge_knows_kafka(render: Render, values: str) -> None:
     text = json.dumps(mine).lower()
     assert "kafka" not in text
     assert not re.search(r"\b909[0-9]\b", text)
-    mounted = [volume for pod in pods(mine) for volume in pod["spec"].get("volumes", []) if "configMap" in volume or "secret" in volume]
-    assert mounted == []
+    volumes = [volume for pod in pods(mine) for volume in pod["spec"].get("volumes", [])]
+    assert {volume["name"] for volume in volumes if "configMap" in volume or "secret" in volume} <= {"namespaces"}
 
 
 def test_edges_reach_only_the_trial_redis_and_dns(render: Render) -> None:
@@ -213,11 +216,36 @@ def test_edge_gets_each_option(render: Render) -> None:
         "EDGE_INTERNAL_HOST": "0.0.0.0",
         "EDGE_INTERNAL_PORT": "9201",
         "EDGE_DRAIN_S": "60",
+        "EDGE_WORKERS": "4",
         "EDGE_MAX_CONNECTIONS": "2000000",
+        "EDGE_NAMESPACES": "/etc/distributary/namespaces.toml",
         "EDGE_LOG_FORMAT": "text",
         "TZ": "UTC",
     }
-    assert "EDGE_MAX_CONNECTIONS" not in environment(render("trial"), "edge")
+    assert not {"EDGE_MAX_CONNECTIONS", "EDGE_WORKERS", "EDGE_NAMESPACES"} & set(environment(render("trial"), "edge"))
+
+
+def test_namespaces_are_where_the_edge_reads_them_and_roll_it_alone(render: Render, tmp_path: Path) -> None:
+    file = tmp_path / "namespaces.toml"
+    file.write_text('[default]\nmodes = ["conflate"]  # {{ .Values }} é\n', encoding="utf-8")
+    before, after = render("trial"), render("trial", "--set-file", f"edge.namespaces={file}")
+    assert only(after, "ConfigMap", "edge")["data"] == {"namespaces.toml": file.read_text(encoding="utf-8")}
+    pod = pod_of(after, "edge")["spec"]
+    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "namespaces"]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "namespaces"]
+    assert volume["configMap"]["name"] == only(after, "ConfigMap", "edge")["metadata"]["name"]
+    (item,) = volume["configMap"]["items"]
+    assert f"{mount['mountPath']}/{item['path']}" == environment(after, "edge")["EDGE_NAMESPACES"]
+    assert pod_of(before, "edge") != pod_of(after, "edge")
+    other = render("trial", "--set", "edge.namespaces=# another")
+    assert pod_of(other, "edge")["metadata"] != pod_of(after, "edge")["metadata"]
+    assert pod_of(before, "bridge") == pod_of(after, "bridge")
+
+
+def test_the_namespaces_of_the_examples_are_what_the_edge_takes(render: Render, tmp_path: Path) -> None:
+    file = tmp_path / "namespaces.toml"
+    file.write_text(only(render("full"), "ConfigMap", "edge")["data"]["namespaces.toml"], encoding="utf-8")
+    assert load_policies(file).of("any").modes == (Mode.CONFLATE, Mode.QUEUE)
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -272,6 +300,8 @@ def test_objects_of_ones_own_are_mounted(render: Render) -> None:
     volumes = {one["name"]: one for one in pod_of(manifests, "bridge")["spec"]["volumes"]}
     assert volumes["rules"]["configMap"]["name"] == "my-rules"
     assert volumes["kafka-properties"]["secret"]["secretName"] == "my-kafka"
+    assert {one["name"]: one for one in pod_of(manifests, "edge")["spec"]["volumes"]}["namespaces"]["configMap"]["name"] == "my-namespaces"
+    assert find(manifests, "ConfigMap", "edge") == []
     assert find(manifests, "ConfigMap", "bridge") == find(manifests, "Secret", "bridge") == []
     users = {one["name"]: one for one in pod_of(render("plain"), "redis")["spec"]["volumes"]}["users"]
     assert users["secret"]["secretName"] == "my-users"

@@ -35,6 +35,9 @@
 {{- $problems = append $problems "bus.edgeUrl needs bus.url: it is the same bus as the edges' own user" -}}
 {{- end -}}
 
+{{- if and .Values.edge.namespaces .Values.edge.existingNamespacesConfigMap -}}
+{{- $problems = append $problems "edge.namespaces and edge.existingNamespacesConfigMap are both given: leave one of them out" -}}
+{{- end -}}
 {{- if and .Values.edge.ingress.enabled (not .Values.edge.ingress.hosts) -}}
 {{- $problems = append $problems "edge.ingress.hosts is missing: name a host, such as --set edge.ingress.hosts[0].host=live.example.com" -}}
 {{- end -}}

@@ -209,9 +209,9 @@ def test_a_wrong_channel_is_told_once_with_its_line(channel: str, told: str):
         ("topic_pattern: '^fleet[.'", "sources[0].topic_pattern: is not a regular expression"),
         (r"topic_pattern: '^fleet\d'", r'sources[0].topic_pattern: has "\d", which Kafka clients read otherwise'),
         ("topic_pattern: '^(?!x)'", 'sources[0].topic_pattern: has "(?"'),
-        ("topics: [a], format: avro", 'sources[0].format: format "avro" is planned, and this version does not have it yet'),
+        ("topics: [a], format: avro", "sources[0].format: format avro needs `schema_registry`, here or at the top of the file"),
         ("topics: [a], format: xml", 'sources[0].format: there is no format "xml"'),
-        ("topics: [a], schema_registry: x", "sources[0].schema_registry: is planned"),
+        ("topics: [a], schema_registry: x", "sources[0].schema_registry: must be a mapping, not a text"),
         ("topics: [a], topic: x", 'sources[0].topic: unknown setting; did you mean "topics"?'),
     ],
 )

@@ -1,0 +1,113 @@
+"""JSON with a schema: in Confluent's wire format or as it is, checked against the schema only where the rules ask for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from bridge.core.decoding import Decode, DecodeError
+from bridge.core.record import Record
+from bridge.formats import wire
+from bridge.formats.plain import decode_json
+from bridge.formats.registry import RegisteredSchema, SchemaRegistry
+from shared.errors import ConfigurationError
+
+MAX_CACHED = 1_000
+_ERRORS_LOOKED_AT = 20
+
+Check = Callable[[Any], None]
+"""Raises DecodeError where a value does not fit a schema."""
+
+
+def checker(text: str, references: tuple[tuple[str, RegisteredSchema], ...] = ()) -> Check:
+    """What checks values against a schema; raises ConfigurationError where it is none. A `$ref` never leads to the network."""
+    import jsonschema.validators  # noqa: PLC0415 - only where values are checked
+    from jsonschema.exceptions import SchemaError, best_match  # noqa: PLC0415
+    from referencing import Registry, Resource  # noqa: PLC0415
+    from referencing.jsonschema import DRAFT202012  # noqa: PLC0415
+
+    schema = _json(text)
+    if not isinstance(schema, dict):
+        raise ConfigurationError(["is no JSON Schema: it must be an object"])
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.validators.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+        known: Registry[Any] = Registry().with_resources(
+            (name, Resource.from_contents(_json(each.text), default_specification=DRAFT202012)) for name, each in _flat(references)
+        )
+    except SchemaError as error:
+        raise ConfigurationError([f"is no JSON Schema: {error.json_path}: {error.message[:200]}"]) from error
+    validator = kind(schema, registry=known)
+
+    def check(value: Any) -> None:
+        try:
+            found = best_match(islice(validator.iter_errors(value), _ERRORS_LOOKED_AT))
+        except Exception as error:
+            # A `$ref` that leads nowhere, a pattern that Python does not know, a schema that goes round in circles.
+            msg = f"the value cannot be checked against its JSON Schema: {type(error).__name__}: {str(error)[:200]}"
+            raise DecodeError(msg) from error
+        if found is not None:
+            msg = f"the value does not fit its JSON Schema: {found.json_path[:100]}: {found.message[:200]}"
+            raise DecodeError(msg)
+
+    return check
+
+
+def _flat(references: tuple[tuple[str, RegisteredSchema], ...]) -> Iterator[tuple[str, RegisteredSchema]]:
+    for name, schema in references:
+        yield name, schema
+        yield from _flat(schema.references)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError([f"is not JSON: {error}"]) from error
+
+
+def by_schema(check: Check | None, *, is_framed: bool) -> Decode:
+    """JSON of one schema: as it is or, where `is_framed`, in Confluent's wire format, whatever schema that names."""
+
+    def decode(data: bytes, record: Record) -> Any:
+        if is_framed:
+            wire.schema_id(data)
+            data = data[wire.HEADER_BYTES :]
+        value = decode_json(data, record)
+        if check is not None:
+            check(value)
+        return value
+
+    return decode
+
+
+def by_id(registry: SchemaRegistry) -> Decode:
+    """JSON in Confluent's wire format, checked against the schema that it names."""
+    checks: dict[int, Check | DecodeError] = {}
+
+    def decode(data: bytes, record: Record) -> Any:
+        number = wire.schema_id(data)
+        check = checks.get(number)
+        if check is None:
+            check = _registered(registry.schema(number), number)
+            if len(checks) >= MAX_CACHED:
+                checks.clear()
+            checks[number] = check
+        if isinstance(check, DecodeError):
+            raise DecodeError(str(check))
+        value = decode_json(data[wire.HEADER_BYTES :], record)
+        check(value)
+        return value
+
+    return decode
+
+
+def _registered(schema: RegisteredSchema, number: int) -> Check | DecodeError:
+    if schema.type != "JSON":
+        return DecodeError(f"the value was written with schema {number} of the registry, which is {schema.type}, not JSON")
+    try:
+        return checker(schema.text, schema.references)
+    except ConfigurationError as error:
+        return DecodeError(f"schema {number} of the registry {'; '.join(error.problems)}")

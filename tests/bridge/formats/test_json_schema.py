@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bridge.core.decoding import DecodeError
+from bridge.formats import json_schema
+from bridge.formats.registry import RegistrySettings, SchemaRegistry
+from shared.errors import ConfigurationError
+from tests.bridge.formats.helpers import framed, record
+from tests.rig.schema_registry import FakeRegistry
+
+PRICE = json.dumps({"type": "object", "properties": {"price": {"type": "number", "minimum": 0}}, "required": ["price"]})
+
+
+def test_a_value_that_fits_is_as_it_is_and_one_that_does_not_is_told_with_its_place():
+    decode = json_schema.by_schema(json_schema.checker(PRICE), is_framed=False)
+    assert decode(b'{"price": 7, "more": 1}', record()) == {"price": 7, "more": 1}
+    with pytest.raises(DecodeError, match=r"does not fit its JSON Schema: \$.price: -5 is less than the minimum of 0"):
+        decode(b'{"price": -5}', record())
+    with pytest.raises(DecodeError, match="is not JSON"):
+        decode(b"{", record())
+
+
+def test_the_frame_is_taken_off_without_a_look_at_the_schema():
+    decode = json_schema.by_schema(None, is_framed=True)
+    assert decode(framed(7, b'{"price": -5}'), record()) == {"price": -5}
+    with pytest.raises(DecodeError, match="format: json"):
+        decode(b'{"price": -5}', record())
+
+
+@pytest.mark.parametrize("text", ["", "7", "[]", '{"type": 7}', '{"properties": []}', "[" * 100_000])
+def test_what_is_no_schema_is_refused(text: str):
+    with pytest.raises(ConfigurationError):
+        json_schema.checker(text)
+
+
+def test_a_reference_never_leads_to_the_network(fake: FakeRegistry):
+    check = json_schema.checker(json.dumps({"$ref": f"{fake.url}/schema"}))
+    with pytest.raises(DecodeError, match="cannot be checked"):
+        check(7)
+    assert fake.requests == []
+
+
+def test_a_schema_that_goes_round_in_circles_is_a_problem():
+    with pytest.raises(DecodeError, match="cannot be checked"):
+        json_schema.checker('{"$ref": "#"}')(7)
+
+
+class TestByTheRegistry:
+    def test_values_are_checked_against_the_schema_that_they_name(self, fake: FakeRegistry):
+        number = fake.register("t-value", PRICE, "JSON")
+        decode = json_schema.by_id(SchemaRegistry(RegistrySettings(fake.url), wait_s=20))
+        assert decode(framed(number, b'{"price": 7}'), record()) == {"price": 7}
+        with pytest.raises(DecodeError, match="price"):
+            decode(framed(number, b"{}"), record())
+        assert len(fake.requests) == 1
+
+    def test_schemas_that_refer_to_others(self, fake: FakeRegistry):
+        fake.register("price", PRICE, "JSON")
+        number = fake.register("t", json.dumps({"items": {"$ref": "price.json"}}), "JSON", [("price.json", "price", 1)])
+        decode = json_schema.by_id(SchemaRegistry(RegistrySettings(fake.url), wait_s=20))
+        assert decode(framed(number, b'[{"price": 7}]'), record()) == [{"price": 7}]
+        with pytest.raises(DecodeError, match=r"\$\[0\].price"):
+            decode(framed(number, b'[{"price": -7}]'), record())
+
+    def test_a_schema_of_another_kind_and_one_that_is_wrong(self, fake: FakeRegistry):
+        other, wrong = fake.register("a", '"int"'), fake.register("b", '{"type": 7}', "JSON")
+        decode = json_schema.by_id(SchemaRegistry(RegistrySettings(fake.url), wait_s=20))
+        with pytest.raises(DecodeError, match="is AVRO, not JSON"):
+            decode(framed(other, b"{}"), record())
+        with pytest.raises(DecodeError, match="is no JSON Schema"):
+            decode(framed(wrong, b"{}"), record())
