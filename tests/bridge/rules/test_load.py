@@ -389,9 +389,17 @@ FULL = (
     (EXAMPLES[0].read_text() if EXAMPLES else "")
     + """
   - {name: x, channel: ['a:{item.a}', b], where: "item.a == 'x' && !item.b"}
-  - &a {name: y, channel: c, history: {age: 1h}}
+  - &a {name: y, channel: c, history: {age: 1h}, tags: [a, b], set: {s: far}, const: {c: {d: [1, null]}}, max_channels: 5}
+  - {name: z, channel: "d:{item.l}", kind: keyed, key: key, version: item.v, id: {value: item.id, window: 5m}, timestamp: {s: item.t}}
+expressions: {near: item.x, far: "near > `5`"}
 """
 )
+
+
+def test_the_rules_to_be_mutated_are_right():
+    assert len(parse(FULL).routes) >= 3
+
+
 SPLICES = [
     "{", "}", "[", "]", ":", "- ", "\t", "&a ", "*a", "!x ", "!!int ", "!!binary ", "? ", "| ", "> ", "'", '"', "#", "\n", "  ",
     "null", "~", "yes", "1e9", "\\", '"\\ud800"', '"\\UFFFFFFFF"', "%YAML 9.9\n", "---\n", "...\n", "<<: ", "\x00", "\ufffe", "é",
