@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import random
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,7 @@ class Bridge:
         return self._start(
             "bridge",
             *("run", "--rules", file, "--bootstrap-servers", self._kafka.bootstrap_servers, "--group", f"group-{topic}"),
-            *("--bus", self.redis.url, "--internal-port", "none", "--log-format", "json", "--commit-interval-s", "0.2"),
+            *("--bus", self.redis.url, "--internal-port", "0", "--log-format", "json", "--commit-interval-s", "0.2"),
         )
 
     def published(self, channel: str) -> list[bytes]:
@@ -71,6 +73,17 @@ def bridge(start_project: StartProject, tmp_path: Path, kafka: KafkaCluster, sta
 def fake() -> Iterator[FakeRegistry]:
     with FakeRegistry() as registry:
         yield registry
+
+
+def health(process: Process) -> tuple[str, str]:
+    """The status that /health/ready tells, and that of schemas."""
+    [address] = [record["address"] for record in process.records() if "address" in record]
+    try:
+        with urllib.request.urlopen(f"http://{address}/health/ready", timeout=5) as answer:
+            found = json.load(answer)
+    except urllib.error.HTTPError as error:
+        found = json.load(error)
+    return found["status"], found["schemas"]
 
 
 def produce(kafka: KafkaCluster, topic: str, values: list[bytes], properties: Mapping[str, str | int]) -> None:
@@ -158,6 +171,7 @@ routes:
     assert bridge.published("order:open") == []
     wait_until(lambda: kafka.committed(f"group-{unique_name}", other) == 3, what="the other topic committed")
     assert kafka.committed(f"group-{unique_name}", topic) is None
+    assert health(process) == ("degraded", "away")
     fake.start()
     assert bridge.wait_for("order:open", 5, process) == [b"0", b"1", b"2", b"3", b"4"]
     # An id that is not there is the record's problem, and no reason to wait.
