@@ -21,6 +21,7 @@ import msgspec
 
 from bridge.core.backoff import Backoff
 from bridge.core.decoding import DecodeError, SchemaUnavailableError
+from shared.errors import ConfigurationError
 from shared.telemetry import Log
 
 MAX_SCHEMAS = 2_000
@@ -105,6 +106,13 @@ class SchemaRegistry:
     def is_away(self) -> bool:
         """Whether the last question had no answer."""
         return bool(self._away)
+
+    def prepare(self) -> None:
+        """Make the client, without asking anything. Raises ConfigurationError where it does not take a setting or a file."""
+        try:
+            self._client("")
+        except (ValueError, TypeError, OSError) as error:  # An ssl.SSLError is an OSError.
+            raise ConfigurationError([f"the registry's client does not take its settings: {_told(error)}"]) from error
 
     def schema(self, number: int, *, serialized: bool = False) -> RegisteredSchema:
         """The schema with this id; of Protobuf, where `serialized`, its descriptor in base64 if the registry can make it.
