@@ -146,11 +146,7 @@ class MemoryServer:
         return "the version is not a number" if push.version is not None and isnan(push.version) else None
 
     def _publish_first(self, old: _Channel | None, push: Push, incarnation: bytes) -> Pushed:
-        epoch = incarnation + self._random()
-        is_of_nothing = push.content_type is ContentType.NONE and push.version is None and not push.id
-        if is_of_nothing and (push.only_changed or push.restore):
-            return Pushed(Outcome.UNCHANGED, epoch, 0)
-        channel = self._channels[push.channel] = _Channel(epoch)
+        channel = self._channels[push.channel] = _Channel(incarnation + self._random())
         channel.is_keyed = push.key is not None
         if old is not None and old.history:
             channel.sources = old.sources

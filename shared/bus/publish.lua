@@ -156,9 +156,6 @@ local function publish_more(head, history, meta, full, delta, keys, versions, id
     if not outcome and is_keyed and not is_deletion and not has_base and call('HLEN', keys) >= most_keys then
       return FAILED, 'the channel has as many keys as it may: ' .. most_keys, 0
     end
-  elseif is_deletion and (only_changed or is_restore) and not has_version and not has_id then
-    -- Nothing is there to be deleted, and nothing to be remembered.
-    return UNCHANGED, epoch, 0
   end
 
   -- From here on nothing fails.
