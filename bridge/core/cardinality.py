@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from bridge.core.expression import EvaluationError
 
@@ -35,12 +35,11 @@ class ChannelCap:
         """How many it knows."""
         return len(self._recent) + len(self._older)
 
-    def admit(self, names: Iterable[str]) -> None:
+    def admit(self, names: Sequence[str]) -> None:
         """Note all of `names`; raise TooManyChannelsError, with none of the new ones noted, where they would be too many."""
         recent = self._recent
-        new = [name for name in names if name not in recent]
-        if new:
-            self._admit(new)
+        if not recent.issuperset(names):  # Seldom: this is the hot path.
+            self._admit([name for name in names if name not in recent])
 
     def _admit(self, new: list[str]) -> None:
         now = self._clock()

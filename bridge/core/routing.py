@@ -234,6 +234,9 @@ class _RouteRunner:
 
     def _names(self, scope: Scope) -> list[str]:
         """The item's channels, each once: what a list in the data repeats is no second publication."""
+        if len(self._channels) == 1:  # Nearly always.
+            name = self._channels[0](scope)
+            return [name] if type(name) is str else list(dict.fromkeys(name))
         names: list[str] = []
         is_list = False
         for render in self._channels:
@@ -293,10 +296,14 @@ class _RouteRunner:
             self._cap.admit(names)
         visit.budget -= size
         visit.routed.filtered += not names
+        settings, route_name = route.settings, route.name
         for name in names:
             index = counts.get(name, 0)
             counts[name] = index + 1
-            drafts.append(Draft(name, payload, content_type, index, route.settings, route.name, *marked))
+            if marked is UNMARKED:  # By far the most: it need not be taken apart.
+                drafts.append(Draft(name, payload, content_type, index, settings, route_name))
+            else:
+                drafts.append(Draft(name, payload, content_type, index, settings, route_name, *marked))
 
     def _tell(self, visit: _Visit, what: str, item: int | str | None = None, *, items: int = 1) -> None:
         route = self.route
