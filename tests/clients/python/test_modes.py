@@ -391,3 +391,43 @@ class TestKeyedConflation:
                 assert (await subscription.read_state()).keys() == {"stays"}
 
         run(main())
+
+    def test_in_mode_ack_a_state_that_comes_anew_is_acknowledged_anew(self):
+        """Of each key only the newest comes, however old it is: offsets below those that were acknowledged."""
+
+        async def script(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.take(kind="keyed", mode="ack", window=9, position={"epoch": EPOCH, "offset": 5})
+            await self.publish(peer, 1, "stays")
+            await self.publish(peer, 5, "gone")
+            assert (await peer.expect("ack"))["offset"] == 5
+            gap = {"reason": "history_trimmed", "missed": {"from": 6, "to": 9}, "epoch": EPOCH}
+            await peer.send({"type": "gap", "number": 17, **gap})
+            await self.publish(peer, 1, "stays")
+            await self.publish(peer, 9, "new")
+            await peer.send({"type": "caught_up", "number": 17, "epoch": EPOCH, "offset": 9})
+            assert (await peer.expect("ack"))["offset"] == 1
+            peer.cut()
+
+        async def again(peer: Peer) -> None:
+            await peer.welcome()
+            asked = await peer.take(kind="keyed", mode="ack", window=9, position={"epoch": EPOCH, "offset": 9}, recovered=True)
+            assert asked["position"] == {"epoch": EPOCH, "offset": 1}
+            await self.publish(peer, 9, "new")
+            await peer.stay()
+
+        async def main() -> None:
+            async with subscribed(script, again, mode="ack", window=9, keep_state=True) as (client, subscription):
+                former = [await anext(subscription), await anext(subscription)]
+                await subscription.ack(former[-1])
+                first = await anext(subscription)
+                assert (first.key, first.starts_state, set(subscription.state)) == ("stays", True, {"stays"})
+                await subscription.ack(former[-1])  # Late, and of a state that counts no more.
+                assert subscription.position == Position(EPOCH, 0)
+                await subscription.ack(first)
+                assert subscription.position == Position(EPOCH, 1)
+                await until(lambda: held(client) == [9])
+                while set(subscription.state) != {"stays", "new"}:
+                    await anext(subscription)
+
+        run(main())
