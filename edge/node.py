@@ -213,7 +213,7 @@ class Node:
         if channel.stream.keyed is not None:
             kind = KeyedPaced
             self._framed[self._lanes[channel.label.name]] = None
-        pacer = Pacer(kind(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify, holder)
+        pacer = Pacer(kind(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify, holder, self.turns)
         channel.add_paced(pacer)
         return pacer
 
@@ -233,8 +233,7 @@ class Node:
                 self._drop(self._lanes[name])
         for lane in list(islice(self._framed, TIDIED_A_SECOND)):
             del self._framed[lane]
-            lane.channel.stream.forget_frames()
-            if lane.channel.stream.keyed is not None and lane.channel.paced:
+            if lane.channel.stream.forget_frames(are_made=bool(lane.channel.paced)):
                 self._framed[lane] = None
 
     async def close(self) -> None:

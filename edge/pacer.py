@@ -13,6 +13,7 @@ from edge.core.paced_keyed import KeyedPaced
 from edge.core.stream import Gap
 from edge.core.variant import full_frame
 from edge.ports import Bus, ClientPipe
+from edge.turns import Turns
 from shared.envelope import epoch_to_text
 from shared.errors import BusUnavailableError
 
@@ -23,6 +24,8 @@ PAGE_BYTES = 1_048_576
 RETRY_S = 1.0
 PARTS_A_TURN = 8
 """Sent to one subscriber in one turn of the event loop: the socket may take megabytes, and others wait."""
+LARGE_PART_BYTES = 4_096
+"""After one that is as large, a subscriber lets others go before where the turn's time is over: thousands may be behind at once."""
 
 Verify = Callable[[Sequence[str], str], None]
 """Has channels read from the bus, as `edge.ports.BusEvents.on_verify` does."""
@@ -41,7 +44,7 @@ class PacerHolder(Protocol):
 class Pacer:
     """One paced subscription and what moves it. Compared by identity."""
 
-    __slots__ = ("_bus", "_clock", "_holder", "_is_over", "_pipe", "_task", "_timer", "_verify", "subscription")
+    __slots__ = ("_bus", "_clock", "_holder", "_is_over", "_is_queued", "_pipe", "_task", "_timer", "_turns", "_verify", "subscription")
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Pacer:
         clock: Callable[[], float],
         verify: Verify,
         holder: PacerHolder,
+        turns: Turns,
     ) -> None:
         self.subscription = subscription
         self._holder = holder
@@ -58,6 +62,9 @@ class Pacer:
         self._bus = bus
         self._clock = clock
         self._verify = verify
+        self._turns = turns
+        self._is_queued = False
+        """Whether it goes on in a turn to come."""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
@@ -67,7 +74,7 @@ class Pacer:
 
     def poke(self) -> None:
         """Send what may be sent now."""
-        if self._timer is not None or self._task is not None or self._is_over:
+        if self._is_queued or self._timer is not None or self._task is not None or self._is_over:
             return
         self._adapt()
         parts = 0
@@ -79,14 +86,14 @@ class Pacer:
                 self._join()
                 return
             parts += 1
-            if parts >= PARTS_A_TURN:
-                self._timer = asyncio.get_running_loop().call_later(0, self._wake)
+            if parts >= PARTS_A_TURN or ((due.is_more or len(due.frames) >= LARGE_PART_BYTES) and self._turns.is_over()):
+                self._is_queued = True
+                self._turns.later(self._go_on, MOST_AT_ONCE)
                 return
-        loop = asyncio.get_running_loop()
         if due.wake_at:
-            self._timer = loop.call_later(max(0.0, due.wake_at - self._clock()), self._wake)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due.wake_at - self._clock()), self._wake)
         elif due.page_after >= 0:
-            self._task = loop.create_task(self._read_pages())
+            self._task = asyncio.get_running_loop().create_task(self._read_pages())
 
     def acknowledge(self, offset: int, epoch: str | None = None) -> None:
         """The client has handled everything up to `offset`."""
@@ -140,6 +147,10 @@ class Pacer:
         # It was the client's turn: one publication larger than the outbox does not make it a slow consumer.
         self._pipe.allow_burst(len(frames))
         self._pipe.write(frames)
+
+    def _go_on(self) -> None:
+        self._is_queued = False
+        self.poke()
 
     def _wake(self) -> None:
         self._timer = None

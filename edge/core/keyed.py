@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -26,6 +27,8 @@ ENTRY_BYTES = 600
 MAX_DELETIONS = 1_000
 """Kept in a state of few keys. A larger one keeps a tenth of its keys."""
 _SPARE = 64
+TIDIED = 10_000
+"""Entries whose frames are let go of at once: about 5 ms."""
 
 
 class StateTooLargeError(DistributaryError):
@@ -42,7 +45,19 @@ class StateBounds(msgspec.Struct, frozen=True):
 class KeyedState:
     """The newest publication of each key. Time is logarithmic in the number of keys where it is not constant."""
 
-    __slots__ = ("_deletions", "_first", "_items", "_kept_deletions", "_log", "_offsets", "_oldest", "bytes_held", "forgotten_up_to")
+    __slots__ = (
+        "_deletions",
+        "_first",
+        "_items",
+        "_kept_deletions",
+        "_log",
+        "_offsets",
+        "_oldest",
+        "_tidied",
+        "_untidy",
+        "bytes_held",
+        "forgotten_up_to",
+    )
 
     def __init__(self, forgotten_up_to: int = 0) -> None:
         self.bytes_held = 0
@@ -60,6 +75,10 @@ class KeyedState:
         """No key that there is has its entry before this place of the log."""
         self._deletions: deque[KeyedItem] = deque()
         self._kept_deletions = 0
+        self._tidied = 0
+        """Up to this place of the log frames were let go of in this round."""
+        self._untidy = 0
+        """So many places of the log are to be looked at, once nobody makes frames any more; 0 where all were."""
 
     def __repr__(self) -> str:
         return f"<KeyedState {len(self)} keys, {self._kept_deletions} deletions, {self.bytes_held} bytes>"
@@ -100,7 +119,7 @@ class KeyedState:
 
     def put_all(self, items: Sequence[KeyedItem]) -> None:
         """Fill an empty state with items of different keys, in any order."""
-        in_order = sorted(items, key=_offset_of)
+        in_order = sorted(items, key=attrgetter("offset"))
         self._items = {item.key: item for item in in_order}
         self._log = list(in_order)
         self._offsets = array("Q", [item.offset for item in in_order])
@@ -150,10 +169,21 @@ class KeyedState:
                 self._first = self._oldest = 0
             self.forgotten_up_to = envelope.offset - 1
 
-    def forget_frames(self) -> None:
-        """Let go of the encoded frames of all entries."""
-        for item in self._items.values():
-            item.frames = None
+    def forget_frames(self, *, are_made: bool) -> bool:
+        """Let go of the encoded frames of some entries, and of others with the next call. `are_made`: somebody goes on making such.
+
+        Returns whether there may be more.
+        """
+        if self._tidied >= len(self._log):
+            self._tidied = 0
+        end = self._tidied + TIDIED
+        for item in self._log[self._tidied : end]:
+            if item is not None:
+                item.frames = None
+        is_new = are_made or not self._untidy
+        self._untidy = len(self._log) + TIDIED if is_new else max(0, self._untidy - TIDIED)
+        self._tidied = end
+        return self._untidy > 0
 
     def _forget_deletions(self) -> None:
         while self._kept_deletions > max(MAX_DELETIONS, len(self) // 10):
@@ -169,7 +199,8 @@ class KeyedState:
     def _compact(self) -> None:
         self._log = [item for item in self._log if item is not None]
         self._offsets = array("Q", [item.offset for item in self._log if item is not None])
-        self._first = self._oldest = 0
+        self._first = self._oldest = self._tidied = 0
+        self._untidy = len(self._log) + TIDIED if self._untidy else 0
         self._deletions = deque(item for item in self._deletions if self._items.get(item.key) is item)
 
 
@@ -280,7 +311,3 @@ def payload_of(envelope: Envelope, base: Item | None) -> bytes:
 
 def _size(item: KeyedItem) -> int:
     return len(item.payload) + len(item.key) + ENTRY_BYTES
-
-
-def _offset_of(item: KeyedItem) -> int:
-    return item.offset

@@ -189,12 +189,14 @@ class ChannelStream:
         joins = items[-1].epoch == self.epoch and newer and newer[0].offset == items[-1].offset + 1
         return items + newer if joins else list(self.ring)
 
-    def forget_frames(self) -> None:
-        """Let go of frames that were made for those who recovered. The next ones make them anew."""
+    def forget_frames(self, *, are_made: bool = False) -> bool:
+        """Let go of frames that were made for those who recovered. The next ones make them anew.
+
+        Returns whether a keyed channel has more of them, for which this is to be called again. `are_made`: somebody goes on making such.
+        """
         for item in self.ring:
             item.frames = None
-        if self.keyed is not None:
-            self.keyed.forget_frames()
+        return self.keyed is not None and self.keyed.forget_frames(are_made=are_made)
 
     def shrink(self) -> None:
         """Keep only the newest publication: memory is short."""

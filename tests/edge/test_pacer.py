@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
-from edge.core.delivery import Mode
+from edge.core.delivery import Delivery, Mode
+from edge.core.paced import Due
 from edge.pacer import PAGE_MARGIN, RETRY_S, Pacer
+from edge.turns import TURN_S, Turns
 from shared.publication import Position
 from tests.edge.reference_client import NOWHERE, ReferenceClient
 from tests.edge.simulation import SMALL, Simulation
@@ -120,3 +124,45 @@ def test_nothing_is_left_of_one_that_goes_while_a_page_is_read(simulation: Simul
     simulation.leave(client)
     assert task.cancelled()
     assert not channel.paced
+
+
+def test_many_who_are_far_behind_take_turns_and_let_others_go_first():
+    """All of them have much to be sent: a turn of the event loop is no longer for that, and everybody gets on."""
+    now, soon, sent = [100.0], list[Callable[[], None]](), list[str]()
+
+    def clock() -> float:
+        return now[0]
+
+    turns = Turns(clock, soon.append)
+
+    def pacer_of(name: str) -> Pacer:
+        def advance(_now: float, *, is_writable: bool) -> Due:
+            assert is_writable
+            if sent.count(name) == 5:
+                return Due()
+            sent.append(name)
+            now[0] += TURN_S / 4
+            return Due(b"x" * 65_536, is_more=True)
+
+        channel = SimpleNamespace(stream=SimpleNamespace(keyed=None))
+        subscription: Any = SimpleNamespace(channel=channel, advance=advance, delivery=Delivery())
+        pipe: Any = SimpleNamespace(is_writable=True, allow_burst=lambda _size: None, write=lambda _frames: None)
+        bus, holder = Any, Any
+        return Pacer(subscription, pipe, bus, clock, lambda _channels, _why: None, holder, turns)  # type: ignore[arg-type]
+
+    names = [str(number) for number in range(20)]
+    for pacer in map(pacer_of, names):
+        pacer.poke()
+        pacer.poke()  # A publication that comes while it waits for its turn changes nothing.
+    started = len(sent)
+    assert started <= 4 + len(names), "each is started, and then waits"
+    turns.later(lambda: sent.append("a ping"))
+    while soon:
+        before, callbacks = len(sent), soon[:]
+        soon.clear()
+        for callback in callbacks:
+            callback()
+        assert len(sent) - before <= 5
+    assert sent[started] == "a ping"
+    assert all(sent.count(name) == 5 for name in names)
+    assert list(dict.fromkeys(sent[started + 1 :])) == names[1:], "nobody is left behind"

@@ -32,6 +32,23 @@ def settled(load: KeyedLoad) -> bool:
 
 
 class TestState:
+    def test_frames_are_let_go_of_a_part_at_a_time(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(edge.core.keyed, "TIDIED", 10)
+        state = state_of(*(keyed(offset, f"key {offset}") for offset in range(1, 41)))
+        items = state.after(0, 40)
+
+        def left() -> int:
+            return sum(item.frames is not None for item in items)
+
+        for _ in range(2):
+            for item in items:
+                item.frames = {}
+            assert state.forget_frames(are_made=True)
+            assert left() == 30, "no turn of the event loop is for all of them"
+            while state.forget_frames(are_made=False):
+                pass
+            assert left() == 0
+
     def test_a_newer_value_takes_the_place_of_the_older_at_the_end(self):
         state = state_of(keyed(1, "a"), keyed(2, "b"), keyed(3, "a"))
         assert shown(state) == [(2, b"b"), (3, b"a")]
