@@ -132,6 +132,9 @@ def start_keyed(  # noqa: PLR0911  (a case each)
     if position.offset > head:
         return PacedStart(0, recovered=False, gap=Gap("position_ahead", None))
     cursor = position.offset
+    if not cursor:
+        # It may hold keys that were deleted since: of those nobody knows here. What it asks for is all that there is, so it begins anew.
+        return PacedStart(0, recovered=False, gap=Gap("history_trimmed", Missed(1, head)))
     if mode is Mode.ACK or keyed.forgotten_up_to <= cursor or stream.ring[0].offset <= cursor + 1:
         return PacedStart(cursor, recovered=True)
     if not is_read and head - cursor <= most:

@@ -57,6 +57,8 @@ class Chain:
         self.position = position
         """Where to come back: what the application was given (or acknowledged) last or, before that, where a stream or an empty channel
         stood."""
+        self.is_keyed = False
+        """As far as is known."""
         self.acked: Position | None = None
         """What the application acknowledged last."""
         self.rewind = rewind
@@ -226,6 +228,7 @@ class Chain:
         recovering = self._recovering
         starts_state = False
         if incoming.key is not None:
+            self.is_keyed = True
             starts_state, self._starts_state = self._starts_state, False
         return Publication(
             channel=self.channel,

@@ -180,7 +180,10 @@ class Core:
             self._detach(channel)
             frames.append(self._command({"type": "unsubscribe", "channel": name})[1])
         chain = channel.chain
-        asked = channel.asked = chain.position
+        asked = chain.position
+        if chain.is_keyed and asked is not None and asked.epoch and not asked.offset:
+            asked = None  # Behind nothing: the state comes anew, and what was taken of it and not acknowledged counts no more.
+        channel.asked = asked
         command: dict[str, Any] = {"type": "subscribe", "channel": name, **channel.delivery}
         if asked is not None:
             command["position"] = {"epoch": asked.epoch or None, "offset": asked.offset}

@@ -431,3 +431,32 @@ class TestKeyedConflation:
                     await anext(subscription)
 
         run(main())
+
+    def test_in_mode_ack_a_state_of_which_nothing_was_acknowledged_comes_anew(self):
+        """What was deleted meanwhile is not told to a client that asks for all that there is."""
+
+        async def script(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.take(kind="keyed", mode="ack", window=9, position={"epoch": EPOCH, "offset": 2})
+            await self.publish(peer, 1, "gone")
+            await self.publish(peer, 2, "stays")
+            await taken.wait()
+            peer.cut()
+
+        async def again(peer: Peer) -> None:
+            await peer.welcome()
+            asked = await peer.take(kind="keyed", mode="ack", window=9, position={"epoch": EPOCH, "offset": 3})
+            assert "position" not in asked
+            await self.publish(peer, 2, "stays")
+            await peer.send({"type": "caught_up", "number": 17, "epoch": EPOCH, "offset": 3})
+            await peer.stay()
+
+        taken = asyncio.Event()
+
+        async def main() -> None:
+            async with subscribed(script, again, mode="ack", window=9, keep_state=True) as (_, subscription):
+                assert [(await anext(subscription)).key for _ in range(2)] == ["gone", "stays"]
+                taken.set()
+                assert (await subscription.read_state()).keys() == {"stays"}
+
+        run(main())

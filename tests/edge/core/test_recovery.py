@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.recovery import NeedHistory, Rewind, Start, start_from, start_new
+from edge.core.delivery import Mode
+from edge.core.recovery import NeedHistory, PacedStart, Rewind, Start, start_from, start_keyed, start_new
 from edge.core.stream import ChannelStream, Gap, Missed
 from shared.publication import Kind, Position
-from tests.edge.builders import EPOCH_TEXT, full, history, stream_at, value
+from tests.edge.builders import EPOCH_TEXT, deletion, full, history, keyed, stream_at, value
 
 MOST = 50
 MOST_BYTES = 100_000
@@ -162,3 +163,14 @@ class TestNew:
         assert got(self.new(stream, Rewind(count=5), most_bytes=2 * size)) == [4, 5]
         assert got(self.new(stream, Rewind(age_ms=1_000), most_bytes=2 * size + 1)) == [4, 5]
         assert got(self.new(stream, Rewind(count=5), most_bytes=1)) == [5]
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_keyed_channel_begins_anew_for_who_holds_an_unknown_part_of_it(mode: Mode):
+    """One that comes back from behind nothing may have been sent keys that are deleted now: of those nobody would tell it."""
+    stream = ChannelStream(max_items=10, max_bytes=10_000)
+    for envelope in (keyed(1, "a"), keyed(2, "b"), deletion(3, "a")):
+        stream.apply(envelope)
+    made = start_keyed(stream, Position(EPOCH_TEXT, 0), mode, most=MOST, is_read=False)
+    assert made == PacedStart(0, recovered=False, gap=Gap("history_trimmed", Missed(1, 3)))
+    assert start_keyed(stream, Position("", 0), mode, most=MOST, is_read=False) == PacedStart(0, recovered=True)
