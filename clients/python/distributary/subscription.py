@@ -214,6 +214,9 @@ class Subscription:
                 self._begin_anew(feed, item.position)
             self._newest = item.position
             self._keep(item, item.key)
+        elif self._newest is not None:  # The channel has ceased to be keyed.
+            self._state.clear()
+            self._newest, self._is_whole = None, False
         return item
 
     def _keep(self, publication: Publication, key: str) -> None:

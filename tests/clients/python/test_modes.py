@@ -460,3 +460,22 @@ class TestKeyedConflation:
                 assert (await subscription.read_state()).keys() == {"stays"}
 
         run(main())
+
+    def test_a_channel_that_ceases_to_be_keyed_has_no_state(self):
+        async def script(peer: Peer) -> None:
+            await self.begin(peer)
+            await has_state.wait()
+            await self.anew(peer)
+            await peer.publish(1, "not keyed")
+            await peer.stay()
+
+        has_state = asyncio.Event()
+
+        async def main() -> None:
+            async with subscribed(script, mode="conflate", window=9, keep_state=True) as (_, subscription):
+                assert (await subscription.read_state()).keys() == {"gone", "stays"}
+                has_state.set()
+                assert (await anext(subscription)).data == "not keyed"
+                assert (dict(subscription.state), subscription.is_whole) == ({}, False)
+
+        run(main())
