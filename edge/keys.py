@@ -11,7 +11,10 @@ from shared.envelope import Envelope
 from shared.errors import BusUnavailableError
 
 KEYS_A_PAGE = 500
-"""Asked for at once: about 2 ms of this process for small values."""
+"""Asked for at once, at most: about 2 ms of this process for small values."""
+FIRST_KEYS = 20
+PAGE_BYTES = 1_048_576
+"""Asked for at once, about, judged by what came before: neither Redis nor this process is to be busy with a page for long."""
 SETTLE_S = 2.0
 """How long what was published before an entry was read may take to arrive here."""
 LOOK_S = 0.01
@@ -25,10 +28,13 @@ async def read_state(bus: Bus, channel: str, load: KeyedLoad, early: Sequence[En
 
     Raises BusUnavailableError where that does not work now, and StateTooLargeError.
     """
-    cursor, is_same = 0, True
+    cursor, is_same, count = 0, True, max(1, min(FIRST_KEYS, PAGE_BYTES // (len(load.newest.body) + 1)))
     while is_same:
-        page = await bus.read_keys(channel, cursor, KEYS_A_PAGE)
+        page = await bus.read_keys(channel, cursor, count)
         is_same, cursor = load.add(page.envelopes), page.cursor
+        if page.envelopes:
+            mean = sum(len(envelope.body) for envelope in page.envelopes) // len(page.envelopes) + 1
+            count = max(1, min(KEYS_A_PAGE, PAGE_BYTES // mean))
         if not cursor:
             break
     if not is_same or not load.finish((await bus.read(channel, 1)).envelopes):
