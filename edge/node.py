@@ -453,16 +453,20 @@ class Node:
             return 0
         items, is_all = None, False
         if history is not None:
-            items, is_all = lane.channel.stream.extend(history.envelopes, asked=history.asked), len(history.envelopes) < history.asked
+            items = lane.channel.stream.extend(history.envelopes, asked=history.asked)
+            # What came meanwhile may have pushed out of the ring what would have joined the two: then it must be read once more.
+            is_all = len(history.envelopes) < history.asked and _reaches(items, history.envelopes)
             self._count_bytes(lane)
         lane.waiting = deque(sorted(lane.waiting, key=lambda waiting: self._cost(lane, waiting.request)))
         left: deque[_Waiting] = deque()
         wanted = 0
 
         def start_some() -> bool:
-            nonlocal items, wanted
+            nonlocal items, is_all, wanted
             if items is not None:
-                items = lane.channel.stream.follow(items)
+                followed = lane.channel.stream.follow(items)
+                is_all = is_all and bool(followed) and followed[0].offset == items[0].offset
+                items = followed
             reach = 0 if items is None else self.limits.max_recovery_items if is_all else len(items)
             while lane.waiting:
                 if self.turns.is_over():
@@ -593,6 +597,11 @@ class Node:
         del self._lanes[name]
         self.hub.drop(name)
         self._bus.unsubscribe(name)
+
+
+def _reaches(items: Sequence[Item], history: Sequence[Envelope]) -> bool:
+    """Whether the items go as far back as what was read."""
+    return not history or (bool(items) and items[0].offset <= history[0].offset)
 
 
 def _too_large(request: Subscribe, why: str) -> CommandError:
