@@ -24,7 +24,7 @@ from edge.core.paced import PacedSubscription
 from edge.core.paced_keyed import KeyedPaced
 from edge.core.protocol import CommandError, ErrorCode, Subscribe
 from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_keyed, start_new, start_paced_from
-from edge.core.stream import OutOfStep, Refill
+from edge.core.stream import Gap, OutOfStep, Refill
 from edge.core.variant import Variant
 from edge.keys import MAX_EARLY, MAX_EARLY_BYTES, read_state
 from edge.pacer import Pacer, PacerHolder
@@ -377,8 +377,7 @@ class Node:
             waiting.is_checked = True
         self._learn(lane, history)
         if refill.gap is not None:
-            self.gaps += 1
-            lane.channel.tell_gap(refill.gap, refill.steps)
+            self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
             lane.channel.deliver(refill.steps)
         self._count_bytes(lane)
@@ -387,6 +386,12 @@ class Node:
             early, lane.early = lane.early, []
             self.on_publications([(lane.channel.label.name, envelope) for envelope in early])
         return history
+
+    def _tell_gap(self, lane: _Lane, gap: Gap, steps: Sequence[Step]) -> None:
+        self.gaps += 1
+        lane.channel.tell_gap(gap, steps)
+        if lane.counted_state_bytes:
+            self._count_state(lane)
 
     async def _read_keys(self, lane: _Lane, newest: Envelope, refill: Refill) -> Refill:
         """Read the state of a keyed channel. The lane is not live: all that came since its newest publication was read waits."""
@@ -554,7 +559,7 @@ class Node:
             stream.shrink()
         lane.counted_bytes = stream.bytes_held + ITEM_BYTES * len(stream.ring)
         self._held_bytes = held + lane.counted_bytes
-        if stream.keyed is not None or lane.counted_state_bytes:
+        if stream.keyed is not None:
             self._count_state(lane)
 
     def _count_state(self, lane: _Lane) -> None:
@@ -575,6 +580,7 @@ class Node:
         lane.refused_until = self.clock() + REFUSED_S
         lane.channel.tell_too_large(why)
         lane.channel.stream.forget()
+        self._count_state(lane)
         self._count_bytes(lane)
         all_waiting, lane.waiting = lane.waiting, deque()
         for waiting in all_waiting:
