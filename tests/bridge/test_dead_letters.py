@@ -11,10 +11,11 @@ from bridge.adapters.memory import MemoryBus, MemoryDeadLetters, MemoryRecords, 
 from bridge.core.chain import DeltaChain
 from bridge.core.flow import Hold
 from bridge.core.letter import DeadLetter, Origin, read_letter
+from bridge.core.limits import PipelineSettings, Time
 from bridge.core.record import Record
 from bridge.core.routing import Router
 from bridge.dead_letters import DeadLetterQueue, LetterSettings
-from bridge.pipeline import Pipeline, PipelineSettings, Time
+from bridge.pipeline import Pipeline
 from bridge.rules.load import parse_rules
 from shared import envelope
 from shared.bus.layout import BusLayout

@@ -15,9 +15,10 @@ from bridge.core.chain import DeltaChain
 from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold
 from bridge.core.letter import Replay
+from bridge.core.limits import PipelineSettings, Time
 from bridge.core.record import Partition, Record
 from bridge.core.routing import Routed, Router
-from bridge.pipeline import Pipeline, PipelineSettings, Time
+from bridge.pipeline import Pipeline
 from bridge.rules.load import parse_rules
 from shared import envelope
 from shared.bus.layout import BusLayout
@@ -249,7 +250,7 @@ class TestBusAway:
         seen: list[object] = []
 
         def look() -> None:
-            assert pipeline._flight.pushes
+            assert len(pipeline._delivery)
             seen.append((records.flow.held(Hold.BUS_AWAY), pipeline.bus_away_since is not None, dict(world.topics.committed)))
             world.come_back()
 
@@ -454,7 +455,7 @@ class TestRebalance:
 
         def revoke() -> None:
             started = world.clock.now_s
-            assert pipeline._flight.pushes
+            assert len(pipeline._delivery)
             records.revoke([P])
             took.append(world.clock.now_s - started)
             world.come_back()

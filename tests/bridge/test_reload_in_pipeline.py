@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
 from bridge.core.chain import DeltaChain
 from bridge.core.flow import Hold
+from bridge.core.limits import PipelineSettings, Time
 from bridge.core.record import Partition
 from bridge.core.reload import Change, compare
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
-from bridge.pipeline import Pipeline, PipelineSettings, Time
+from bridge.pipeline import Pipeline
 from bridge.rules.load import parse_rules
 from shared import envelope
 from shared.bus.layout import BusLayout
