@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import count
 
 import pytest
 
 from bridge.adapters.memory import MemoryBus, MemoryDeadLetters, MemoryRecords, MemoryServer, MemoryTopics
 from bridge.core.chain import DeltaChain
+from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold
-from bridge.core.letter import DeadLetter, Origin, read_letter
+from bridge.core.letter import DeadLetter, Origin, Replay, read_letter
 from bridge.core.limits import PipelineSettings, Time
 from bridge.core.record import Record
-from bridge.core.routing import Router
+from bridge.core.reload import Change, compare
+from bridge.core.routing import Routed, Router
+from bridge.core.ruleset import CompiledRules
 from bridge.dead_letters import DeadLetterQueue, LetterSettings
 from bridge.pipeline import Pipeline
+from bridge.ports import NewRules
 from bridge.rules.load import parse_rules
 from shared import envelope
 from shared.bus.layout import BusLayout
@@ -51,7 +56,13 @@ class World:
     def produce(self, *items: object, partition: int = 0) -> Record:
         return self.topics.produce("t", json.dumps({"items": items}).encode(), partition=partition)
 
-    def bridge(self, settings: LetterSettings | None = None, max_batch_records: int = 500) -> tuple[Pipeline, MemoryRecords]:
+    def bridge(
+        self,
+        settings: LetterSettings | None = None,
+        max_batch_records: int = 500,
+        router: Router | None = None,
+        new_rules: NewRules | None = None,
+    ) -> tuple[Pipeline, MemoryRecords]:
         records = MemoryRecords(self.topics)
         own = MemoryDeadLetters(self.letters.topics)
         self.letters = own
@@ -61,12 +72,13 @@ class World:
         pipeline = Pipeline(
             records,
             MemoryBus(self.server),
-            Router(self.rules),
+            router or Router(self.rules),
             DeltaChain(shards=2, clock=lambda: self.now_s, max_bytes=10**6),
             time=Time(lambda: self.now_s, self.sleep, lambda: 0.5),
             stop=lambda: self.is_stopping,
             settings=PipelineSettings(commit_interval_s=0, max_batch_records=max_batch_records),
             letters=queue,
+            new_rules=new_rules,
         )
         records.start(pipeline)
         return pipeline, records
@@ -324,3 +336,57 @@ def test_a_replayed_record_goes_through_its_route_with_its_items_only(group: str
     assert len(world.published("item:a")) == 1
     assert len(world.published("all")) == 1
     assert world.topics.committed == {P: 2}
+
+
+class Unschooled(Router):
+    """Has no schema for a certain value."""
+
+    lacks_schema_for: bytes | None = None
+
+    def route(self, record: Record, replay: Replay | None = None) -> Routed:
+        if self.lacks_schema_for is not None and record.value == self.lacks_schema_for:
+            msg = "the registry is away"
+            raise SchemaUnavailableError(msg)
+        return super().route(record, replay)
+
+
+class Handed:
+    """A `bridge.ports.NewRules` with rules that are the same as before."""
+
+    def __init__(self, rules: CompiledRules) -> None:
+        self.rules = rules
+        self.is_pending = False
+
+    def take(self) -> Change | None:
+        is_pending, self.is_pending = self.is_pending, False
+        return compare(self.rules, self.rules) if is_pending else None
+
+    def accept(self, change: Change) -> None:
+        """All is as it was."""
+
+    def refuse(self, problems: Sequence[str]) -> None:
+        raise AssertionError(problems)
+
+
+def test_a_partition_that_is_halted_while_it_waits_for_a_schema_keeps_its_order_when_it_is_tried_again():
+    world = World()
+    world.produce(BAD)
+    world.produce({"id": "a", "n": 1})
+    strange = world.produce({"id": "a", "n": 2})
+    router = Unschooled(world.rules)
+    router.lacks_schema_for = strange.value
+    handed = Handed(world.rules)
+    pipeline, records = world.bridge(router=router, new_rules=handed)
+    world.letters.is_slow = True
+    world.steps(pipeline, wait_s=0.01)
+    assert records.flow.held(Hold.SCHEMA_AWAY) == [P]
+    world.letters.is_slow, world.letters.refused = False, "too strange"
+    world.steps(pipeline, 2, wait_s=0.01)
+    assert list(pipeline.halted) == [P]
+    world.letters.refused, router.lacks_schema_for = "", None
+    handed.is_pending = True
+    world.steps(pipeline)
+    assert [item["n"] for item in world.published("item:a")] == [1, 2]  # type: ignore[index]
+    assert world.put_aside() == [("t[0]@0", 1)]
+    assert world.topics.committed == {P: 3}
+    assert records.flow.held(Hold.SCHEMA_AWAY) == records.flow.held(Hold.HALTED) == []
