@@ -18,7 +18,7 @@ import msgspec
 from bridge.core.decoding import Decoder, SchemaUnavailableError
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.expression import EvaluationError, Expression, describe, is_true
-from bridge.core.letter import Replay
+from bridge.core.letter import MAX_ITEMS, Replay
 from bridge.core.record import Record
 from bridge.core.ruleset import CompiledRules, Route
 from bridge.core.scope import Scope
@@ -216,6 +216,7 @@ class _RouteRunner:
         where, channels = self._where, self._channels
         payload_of = self._payload_of or _encoded_item
         told = 0
+        more: list[int | str] = []
         only = visit.only
         for index, item in _items(self._split(scope)):
             if only is not None and index not in only:
@@ -232,11 +233,12 @@ class _RouteRunner:
             except EvaluationError as error:
                 visit.routed.failed += 1
                 told += 1
-                if told <= MAX_PROBLEMS_A_ROUTE:
-                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", index)
-        if told > MAX_PROBLEMS_A_ROUTE:
-            more = told - MAX_PROBLEMS_A_ROUTE
-            self._tell(visit, f"{more} more items have problems", items=more)
+                if told > MAX_PROBLEMS_A_ROUTE:
+                    more.append(index)
+                else:
+                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", (index,))
+        if more:
+            self._tell(visit, f"{len(more)} more items have problems", tuple(more[:MAX_ITEMS]), items=len(more))
 
     def _publish(self, visit: _Visit, names: list[str], payload: bytes) -> None:
         """All of an item's drafts, or (where the caller saw a problem) none."""
@@ -254,11 +256,11 @@ class _RouteRunner:
             counts[name] = index + 1
             drafts.append(Draft(name, payload, self.content_type, index, route.settings, route.name))
 
-    def _tell(self, visit: _Visit, what: str, item: int | str | None = None, *, items: int = 1) -> None:
+    def _tell(self, visit: _Visit, what: str, places: tuple[int | str, ...] = (), *, items: int = 1) -> None:
         route = self.route
         message = f"{visit.record.where}: route {route.name}: {what}"
         place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
-        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, item, items, place))
+        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, places, items, place))
 
 
 class _TooMuchError(EvaluationError):
