@@ -102,6 +102,11 @@ class KafkaDeadLetters:
     def send(self, number: int, letter: DeadLetter) -> None:
         """See `bridge.ports.DeadLetters`."""
         topic = letter.topic
+        try:
+            self._open()
+        except KafkaException as error:  # Rules that were reloaded may be the first ones to want a producer.
+            self._answers.append(LetterAnswer(number, f"Kafka properties: {_told(error)}"))
+            return
         if topic in self._ready:
             self._produce(number, letter)
             return
