@@ -205,16 +205,18 @@ class _App:
         pipeline, rules = self.pipeline, self._rules_file.state
         bus_away, kafka_away, halted = pipeline.bus_away_since is not None, self._records.is_away, dict(pipeline.halted)
         letters_away = pipeline.letters is not None and pipeline.letters.away_since is not None
+        schemas_away = pipeline.waiting_for_schema > 0
         if self._stop():
             status = "stopping"
         elif not pipeline.is_started:
             status = "starting"
         else:
-            status = "degraded" if bus_away or kafka_away or letters_away or halted or rules.problems else "ready"
+            status = "degraded" if bus_away or kafka_away or letters_away or schemas_away or halted or rules.problems else "ready"
         details = {
             "bus": "away" if bus_away else "ok",
             "kafka": "away" if kafka_away else "ok",
             "dead_letters": "away" if letters_away else "ok",
+            "schemas": "away" if schemas_away else "ok",
             "halted": {f"{topic}[{number}]": problem for (topic, number), problem in halted.items()},
             "lag": pipeline.lag,
             "rules": {"generation": rules.generation, "digest": rules.digest, "problems": rules.problems},

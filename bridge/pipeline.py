@@ -88,6 +88,9 @@ class _Flight:
 class Pipeline:
     """See the module. Make it, call `run`; `stop` may be asked at any time whether to end."""
 
+    waiting_for_schema: int = 0
+    """Partitions whose next record waits for its schema."""
+
     def __init__(  # noqa: PLR0913 - all that it is made of
         self,
         records: Records,
@@ -180,6 +183,7 @@ class Pipeline:
             self._process(records)
         if self._unreadable and self._time.now() >= self._next_reading:
             self._read_again()
+        self.waiting_for_schema = len(self._unreadable)
         now = self._time.now()
         if now >= self._next_commit:
             self._commit()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn, cast
 import typer
 
 from bridge.commands.kafka_options import BootstrapServers, KafkaProperties, KafkaProperty, Timeout, peeking
-from bridge.commands.rules_file import PROBLEMS, RulesArgument, load_or_exit, printable
+from bridge.commands.rules_file import PROBLEMS, RulesArgument, load_or_exit, printable, wait_for_schemas
 
 if TYPE_CHECKING:
     from bridge.adapters.kafka_peek import Peeked
@@ -84,6 +84,7 @@ def try_(  # noqa: PLR0917 - typer calls it by name
 
     if not inputs and topic is None:
         refuse("--input", "give files with --input, or a live topic with --topic and --bootstrap-servers")
+    wait_for_schemas()
     compiled, topic = choose(load_or_exit(rules), source, topic)
     try_out = TryOut(compiled, vcdiff=vcdiff.encode, json_patch=json_patch.encode, show=show, pattern=channel)
     if inputs:
