@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Protocol
 
 from edge.core.delivery import Delivery, Mode, Policies, Wish
-from edge.core.hub import Channel, Hub, Outgoing, Subscription, write_all
+from edge.core.hub import Channel, Hub, Subscription
 from edge.core.item import Item, Step
 from edge.core.limits import Limits
 from edge.core.paced import PacedSubscription
@@ -24,6 +24,7 @@ from edge.core.protocol import CommandError, ErrorCode, Subscribe
 from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_new, start_paced_from
 from edge.core.stream import OutOfStep
 from edge.core.variant import Variant
+from edge.deliveries import Deliveries
 from edge.pacer import Pacer
 from edge.ports import Bus, ChannelHistory, ClientPipe
 from edge.turns import Turns
@@ -117,6 +118,7 @@ class Node:
         self.hub = Hub(ring_items=limits.ring_items, ring_bytes=limits.ring_bytes)
         self.clock = clock
         self.turns = Turns(clock)
+        self.deliveries = Deliveries(clock, bus.hold)
         self.gaps = 0
         """How many gaps subscribers were told of, counted by channel."""
         self.publications = 0
@@ -204,9 +206,9 @@ class Node:
 
     def on_publications(self, arrived: Sequence[tuple[str, Envelope]]) -> None:
         """One read of the bus brought these; every channel is delivered once."""
-        ticks: dict[_Lane, list[Step]] = {}
+        lanes, deliveries = self._lanes, self.deliveries
         for name, envelope in arrived:
-            lane = self._lanes.get(name)
+            lane = lanes.get(name)
             if lane is None:
                 continue
             if not lane.is_live:
@@ -217,19 +219,12 @@ class Node:
                 continue
             step = lane.channel.stream.apply(envelope)
             if type(step) is Step:
-                steps = ticks.get(lane)
-                if steps is None:
-                    ticks[lane] = [step]
-                else:
-                    steps.append(step)
+                self.publications += 1
+                self._count_bytes(lane)
+                deliveries.add(lane.channel, step)
             elif type(step) is OutOfStep:
                 self._fall_behind(lane, envelope, step.why)
-        outgoing: list[Outgoing] = []
-        for lane, steps in ticks.items():
-            self.publications += len(steps)
-            self._count_bytes(lane)
-            lane.channel.encode(steps, outgoing)
-        write_all(outgoing)
+        deliveries.go_on()
 
     def on_verify(self, channels: Sequence[str], why: str) -> None:
         """Read these channels from the bus: what is held may be out of date. Delivery goes on meanwhile."""
@@ -317,6 +312,7 @@ class Node:
         for waiting in present:
             waiting.is_checked = True
         self._learn(lane, history)
+        self.deliveries.flush(lane.channel)
         if refill.gap is not None:
             self.gaps += 1
             lane.channel.tell_gap(refill.gap, refill.steps)
@@ -379,9 +375,9 @@ class Node:
         """
         if not lane.waiting:
             return 0
-        items, is_all = None, False
+        items = None
         if history is not None:
-            items, is_all = lane.channel.stream.extend(history.envelopes, asked=history.asked), len(history.envelopes) < history.asked
+            items = lane.channel.stream.extend(history.envelopes, asked=history.asked)
             self._count_bytes(lane)
         lane.waiting = deque(sorted(lane.waiting, key=lambda waiting: self._cost(lane, waiting.request)))
         left: deque[_Waiting] = deque()
@@ -391,7 +387,8 @@ class Node:
             nonlocal items, wanted
             if items is not None:
                 items = lane.channel.stream.follow(items)
-            reach = 0 if items is None else self.limits.max_recovery_items if is_all else len(items)
+            # What was read may not join the ring any more: then it is to be read again, and nothing is called lost.
+            reach = 0 if items is None else self.limits.max_recovery_items if lane.channel.stream.are_all(items) else len(items)
             while lane.waiting:
                 if self.turns.is_over():
                     return False
@@ -435,6 +432,7 @@ class Node:
 
     def _start(self, lane: _Lane, request: Subscribe, subscriber: Subscriber, items: list[Item] | None = None) -> int:
         """Start a subscriber; returns 0, or how much history must be read first."""
+        self.deliveries.flush(lane.channel)  # Or who starts at the newest publication would get some of it twice.
         stream, limits = lane.channel.stream, self.limits
         is_paced = request.delivery.mode is not Mode.QUEUE
         start: Start | PacedStart | NeedHistory
@@ -481,6 +479,7 @@ class Node:
         name = lane.channel.label.name
         self._held_bytes -= lane.counted_bytes
         self._framed.pop(lane, None)
+        self.deliveries.forget(lane.channel)
         del self._lanes[name]
         self.hub.drop(name)
         self._bus.unsubscribe(name)
