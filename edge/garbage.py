@@ -14,7 +14,7 @@ YOUNG = 5_000
 """Objects, net, after which the young ones are looked through: about 1 ms."""
 MIDDLE = 4
 """After so many times what is left of these, too: about 5 ms."""
-MANY = 50_000
+MANY = 10_000
 """More new objects than that in a second are not looked through at once: while thousands come, that would stop them for too long."""
 NEVER = 1 << 30
 
