@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import gc
 
-YOUNG = 5_000
+YOUNG = 2_000
 """Objects, net, after which the young ones are looked through: about 1 ms."""
 MIDDLE = 4
-"""After so many times what is left of these, too: about 5 ms."""
+"""After so many times what is left of these, too: about 7 ms."""
 MANY = 10_000
 """More new objects than that in a second are not looked through at once: while thousands come, that would stop them for too long."""
 NEVER = 1 << 30
