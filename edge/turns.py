@@ -72,7 +72,10 @@ class Turns:
 
 
 class _Rest:
-    """Work of which some is left. (A function that hands itself in again would be a circle, and garbage to be collected.)"""
+    """Work of which some is left.
+
+    A function that hands itself in again would be a circle, and garbage to be collected.
+    """
 
     __slots__ = ("_cost", "_turns", "_work", "done")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import cast
 
@@ -17,6 +17,7 @@ from edge import garbage
 from edge.session import Session
 from edge.transports.entry import Endpoint, Entry
 from edge.transports.websocket import WebSocketConnection
+from edge.turns import Turns
 from tests.edge.transports.fake_transport import FakeNode, FakeTransport
 
 REQUEST = (
@@ -66,6 +67,25 @@ def test_a_connection_leaves_nothing_to_collect(sent: list[bytes]):
     transport.protocol = None
     del connection
     assert [part for part in gc.get_objects() if isinstance(part, Session | WebSocketConnection | Protocol)] == []
+
+
+def test_work_that_waited_for_a_turn_leaves_nothing_to_collect():
+    left = [2]
+
+    def work() -> bool:
+        left[0] -= 1
+        return not left[0]
+
+    async def finish(work: Callable[[], bool]) -> None:
+        await Turns(lambda: 0.0).finish(work)
+
+    gc.collect()
+    gc.disable()
+    asyncio.run(finish(work))
+    assert left == [0]
+    gone = weakref.ref(work)
+    del work
+    assert gone() is None
 
 
 def test_what_is_old_is_not_looked_at_again():
