@@ -353,7 +353,8 @@ class MemoryRecords:
         self.flow.hold([partition for partition in self.flow.assigned if partition[0] not in names], Hold.UNSUBSCRIBED)
 
         def rebalance() -> None:
-            self.revoke([partition for partition in self.flow.assigned if partition[0] not in names])
+            if gone := [partition for partition in self.flow.assigned if partition[0] not in names]:
+                self.revoke(gone)
             self.assign([partition for partition in self._topics.records if partition[0] in names and not self.flow.owns(partition)])
 
         self.pending.append(rebalance)

@@ -57,6 +57,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """Only a draft with a greater one than its channel's (its key's) newest is published. A finite number."""
     id: bytes = b""
     """Only a draft whose id its channel did not see within the window is published. `id_of` makes it; empty for none."""
+    time_ms: int | None = None
+    """Milliseconds since 1970, where the data says it; None: the record's time."""
 
     @property
     def is_deletion(self) -> bool:
