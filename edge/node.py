@@ -24,7 +24,7 @@ from edge.core.paced import PacedSubscription
 from edge.core.paced_keyed import KeyedPaced
 from edge.core.protocol import CommandError, ErrorCode, Subscribe
 from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_keyed, start_new, start_paced_from
-from edge.core.stream import OutOfStep, Refill
+from edge.core.stream import Gap, OutOfStep, Refill
 from edge.core.variant import Variant
 from edge.deliveries import Deliveries
 from edge.keys import MAX_EARLY, MAX_EARLY_BYTES, read_state
@@ -370,8 +370,7 @@ class Node:
         self._learn(lane, history)
         self.deliveries.flush(lane.channel)
         if refill.gap is not None:
-            self.gaps += 1
-            lane.channel.tell_gap(refill.gap, refill.steps)
+            self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
             lane.channel.deliver(refill.steps)
         self._count_bytes(lane)
@@ -380,6 +379,12 @@ class Node:
             early, lane.early = lane.early, []
             self.on_publications([(lane.channel.label.name, envelope) for envelope in early])
         return history
+
+    def _tell_gap(self, lane: _Lane, gap: Gap, steps: Sequence[Step]) -> None:
+        self.gaps += 1
+        lane.channel.tell_gap(gap, steps)
+        if lane.counted_state_bytes:
+            self._count_state(lane)
 
     async def _read_keys(self, lane: _Lane, newest: Envelope, refill: Refill) -> Refill:
         """Read the state of a keyed channel. The lane is not live: all that came since its newest publication was read waits."""
@@ -444,20 +449,23 @@ class Node:
         """
         if not lane.waiting:
             return 0
-        items = None
+        items, is_all = None, False
         if history is not None:
             items = lane.channel.stream.extend(history.envelopes, asked=history.asked)
+            # What came meanwhile may have pushed out of the ring what would have joined the two: then it must be read once more.
+            is_all = len(history.envelopes) < history.asked and _reaches(items, history.envelopes)
             self._count_bytes(lane)
         lane.waiting = deque(sorted(lane.waiting, key=lambda waiting: self._cost(lane, waiting.request)))
         left: deque[_Waiting] = deque()
         wanted = 0
 
         def start_some() -> bool:
-            nonlocal items, wanted
+            nonlocal items, is_all, wanted
             if items is not None:
-                items = lane.channel.stream.follow(items)
-            # What was read may not join the ring any more: then it is to be read again, and nothing is called lost.
-            reach = 0 if items is None else self.limits.max_recovery_items if lane.channel.stream.are_all(items) else len(items)
+                followed = lane.channel.stream.follow(items)
+                is_all = is_all and bool(followed) and followed[0].offset == items[0].offset
+                items = followed
+            reach = 0 if items is None else self.limits.max_recovery_items if is_all else len(items)
             while lane.waiting:
                 if self.turns.is_over():
                     return False
@@ -545,7 +553,7 @@ class Node:
             stream.shrink()
         lane.counted_bytes = stream.bytes_held + ITEM_BYTES * len(stream.ring)
         self._held_bytes = held + lane.counted_bytes
-        if stream.keyed is not None or lane.counted_state_bytes:
+        if stream.keyed is not None:
             self._count_state(lane)
 
     def _count_state(self, lane: _Lane) -> None:
@@ -567,6 +575,7 @@ class Node:
         self.deliveries.forget(lane.channel)
         lane.channel.tell_too_large(why)
         lane.channel.stream.forget()
+        self._count_state(lane)
         self._count_bytes(lane)
         all_waiting, lane.waiting = lane.waiting, deque()
         for waiting in all_waiting:
@@ -590,6 +599,11 @@ class Node:
         del self._lanes[name]
         self.hub.drop(name)
         self._bus.unsubscribe(name)
+
+
+def _reaches(items: Sequence[Item], history: Sequence[Envelope]) -> bool:
+    """Whether the items go as far back as what was read."""
+    return not history or (bool(items) and items[0].offset <= history[0].offset)
 
 
 def _too_large(request: Subscribe, why: str) -> CommandError:

@@ -84,11 +84,7 @@ class ChannelStream:
     @property
     def reaches_back_to_start(self) -> bool:
         """Whether the ring holds all that the bus held when it was last read for more: asking again brings nothing."""
-        return self.are_all(self.ring)
-
-    def are_all(self, items: Sequence[Item]) -> bool:
-        """Whether nothing came before these of the channel's publications, as far as the bus was read."""
-        return not items or items[0].offset <= max(self._floor, 1)
+        return not self.ring or self.ring[0].offset <= max(self._floor, 1)
 
     def knows(self, position: Position) -> bool:
         """Whether the position is one that this copy of the channel has come past; before the first publication, every copy is."""
