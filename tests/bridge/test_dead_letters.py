@@ -8,7 +8,8 @@ from itertools import count
 
 import pytest
 
-from bridge.adapters.memory import MemoryBus, MemoryDeadLetters, MemoryRecords, MemoryServer, MemoryTopics
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
+from bridge.adapters.memory_kafka import MemoryDeadLetters, MemoryRecords, MemoryTopics
 from bridge.core.chain import DeltaChain
 from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
+from bridge.adapters.memory_kafka import MemoryRecords, MemoryTopics
 from bridge.core.chain import DeltaChain
 from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
+from bridge.adapters.memory_kafka import MemoryRecords, MemoryTopics
 from bridge.adapters.metrics import PipelineCollector
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import OnError
