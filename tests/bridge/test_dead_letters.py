@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import count
 
 import pytest
@@ -16,15 +15,14 @@ from bridge.core.flow import Hold
 from bridge.core.letter import DeadLetter, Origin, Replay, read_letter
 from bridge.core.limits import PipelineSettings, Time
 from bridge.core.record import Record
-from bridge.core.reload import Change, compare
 from bridge.core.routing import Routed, Router
-from bridge.core.ruleset import CompiledRules
 from bridge.dead_letters import DeadLetterQueue, LetterSettings
 from bridge.pipeline import Pipeline
 from bridge.ports import NewRules
 from bridge.rules.load import parse_rules
 from shared import envelope
 from shared.bus.layout import BusLayout
+from tests.bridge.world import Handed
 
 RULES = b"""
 version: 1
@@ -362,24 +360,6 @@ class Unschooled(Router):
         return super().route(record, replay)
 
 
-class Handed:
-    """A `bridge.ports.NewRules` with rules that are the same as before."""
-
-    def __init__(self, rules: CompiledRules) -> None:
-        self.rules = rules
-        self.is_pending = False
-
-    def take(self) -> Change | None:
-        is_pending, self.is_pending = self.is_pending, False
-        return compare(self.rules, self.rules) if is_pending else None
-
-    def accept(self, change: Change) -> None:
-        """All is as it was."""
-
-    def refuse(self, problems: Sequence[str]) -> None:
-        raise AssertionError(problems)
-
-
 def test_a_partition_that_is_halted_while_it_waits_for_a_schema_keeps_its_order_when_it_is_tried_again():
     world = World()
     world.produce(BAD)
@@ -396,7 +376,7 @@ def test_a_partition_that_is_halted_while_it_waits_for_a_schema_keeps_its_order_
     world.steps(pipeline, 2, wait_s=0.01)
     assert list(pipeline.halted) == [P]
     world.letters.refused, router.lacks_schema_for = "", None
-    handed.is_pending = True
+    handed.pending = world.rules
     world.steps(pipeline)
     assert [item["n"] for item in world.published("item:a")] == [1, 2]  # type: ignore[index]
     assert world.put_aside() == [("t[0]@0", 1)]
