@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 
@@ -59,20 +60,25 @@ class Stop:
         """Take the signals from here on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self.know_terminal()
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self.hang_up())
+
+    def know_terminal(self) -> None:
+        """Look whether there is a terminal that may be closed later."""
         self._had_terminal = _has_terminal()
-        signal.signal(signal.SIGHUP, self._on_hang_up)
+
+    def hang_up(self) -> None:
+        """SIGHUP came."""
+        if self._had_terminal and not _has_terminal():
+            self.is_asked_for = True
+        else:
+            self.on_hang_up()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # No log, no lock: this may interrupt any line.
         if self.is_asked_for:
             os._exit(_EXIT_AT_ONCE)
         self.is_asked_for = True
-
-    def _on_hang_up(self, _number: int, _frame: FrameType | None) -> None:
-        if self._had_terminal and not _has_terminal():
-            self.is_asked_for = True
-        else:
-            self.on_hang_up()
 
 
 def _nothing() -> None:
@@ -88,8 +94,23 @@ def _has_terminal() -> bool:
     return True
 
 
-def run(settings: BridgeSettings, rules_file: RulesFile, rules: CompiledRules, stop: Stop) -> None:
-    """Run until `stop`. Raises what `Pipeline.run` raises, and ConfigurationError where Kafka's client or an address refuses a setting."""
+Watch = Callable[[CollectorRegistry, Callable[[], Health]], AbstractContextManager[object]]
+"""Shows metrics and health for as long as it is entered."""
+
+
+def run(
+    settings: BridgeSettings,
+    rules_file: RulesFile,
+    rules: CompiledRules,
+    stop: Stop,
+    *,
+    on_started: Callable[[int | None], None] | None = None,
+    watch: Watch | None = None,
+) -> None:
+    """Run until `stop`. Raises what `Pipeline.run` raises, and ConfigurationError where Kafka's client or an address refuses a setting.
+
+    `on_started` is called with the internal port (None: there is none) once all parts are made.
+    """
     log = Log("bridge")
     log.info(
         "starting",
@@ -103,7 +124,7 @@ def run(settings: BridgeSettings, rules_file: RulesFile, rules: CompiledRules, s
     for note in rules.notes:
         log.warning(note)
     stop.on_hang_up = rules_file.ask
-    _App(settings, rules_file, rules, stop, log).run()
+    _App(settings, rules_file, rules, stop, log).run(on_started, watch)
     log.info("stopped")
 
 
@@ -137,25 +158,31 @@ class _App:
             self._chain,
             time=Time(time.monotonic, time.sleep, chance),
             stop=stop,
-            settings=PipelineSettings(commit_interval_s=settings.commit_interval_s, max_batch_records=settings.max_batch_records),
+            settings=PipelineSettings(
+                commit_interval_s=settings.commit_interval_s,
+                max_batch_records=settings.max_batch_records,
+                report_interval_s=settings.report_interval_s,
+            ),
             letters=DeadLetterQueue(letters, Origin(_version(), settings.group), now=time.monotonic, wall=time.time, random=chance),
             new_rules=rules_file,
         )
 
-    def run(self) -> None:
+    def run(self, on_started: Callable[[int | None], None] | None, watch: Watch | None) -> None:
         """Serve health and metrics while the pipeline runs."""
-        server = self._serve()
+        registry = self._registry()
+        server = self._serve(registry)
         self._rules_file.start()
+        if on_started is not None:
+            on_started(None if server is None else server.port)
         try:
-            self.pipeline.run()
+            with nullcontext() if watch is None else watch(registry, self._health):
+                self.pipeline.run()
         finally:
             self._rules_file.close()
             if server is not None:
                 server.close()
 
-    def _serve(self) -> InternalServer | None:
-        if self._settings.internal_port is None:
-            return None
+    def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -165,6 +192,11 @@ class _App:
             PipelineCollector(self.pipeline, cache_bytes=lambda: chain.bytes_held, kafka_is_away=lambda: records.is_away),
         )
         registry.register(RulesCollector(lambda: self._rules_file.state))
+        return registry
+
+    def _serve(self, registry: CollectorRegistry) -> InternalServer | None:
+        if self._settings.internal_port is None:
+            return None
         server = InternalServer(self._settings.internal_host, self._settings.internal_port, health=self._health, registry=registry)
         self._log.info("health and metrics", address=server.address)
         return server
@@ -173,16 +205,18 @@ class _App:
         pipeline, rules = self.pipeline, self._rules_file.state
         bus_away, kafka_away, halted = pipeline.bus_away_since is not None, self._records.is_away, dict(pipeline.halted)
         letters_away = pipeline.letters is not None and pipeline.letters.away_since is not None
+        schemas_away = pipeline.waiting_for_schema > 0
         if self._stop():
             status = "stopping"
         elif not pipeline.is_started:
             status = "starting"
         else:
-            status = "degraded" if bus_away or kafka_away or letters_away or halted or rules.problems else "ready"
+            status = "degraded" if bus_away or kafka_away or letters_away or schemas_away or halted or rules.problems else "ready"
         details = {
             "bus": "away" if bus_away else "ok",
             "kafka": "away" if kafka_away else "ok",
             "dead_letters": "away" if letters_away else "ok",
+            "schemas": "away" if schemas_away else "ok",
             "halted": {f"{topic}[{number}]": problem for (topic, number), problem in halted.items()},
             "lag": pipeline.lag,
             "rules": {"generation": rules.generation, "digest": rules.digest, "problems": rules.problems},

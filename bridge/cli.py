@@ -12,7 +12,14 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 # Subcommand -> module in bridge/commands/. The function in it has the module's name. A module that is not there is left out.
-_COMMANDS = {"check": "check", "try": "try_", "explain": "explain", "run": "run", "demo": "demo"}
+_COMMANDS = {
+    "check": "check",
+    "try": "try_",
+    "explain": "explain",
+    "run": "run",
+    "dead-letters": "dead_letters",
+    "demo": "demo",
+}
 
 
 class _LazyGroup(TyperGroup):
@@ -31,6 +38,8 @@ class _LazyGroup(TyperGroup):
             if (error.name or "").partition(".")[0] in {"bridge", "shared"}:
                 raise
             function = _lacking(error.name or "a library")
+        if isinstance(function, typer.Typer):  # A command that has subcommands.
+            return get_command(function)
         app = typer.Typer(add_completion=False, rich_markup_mode="rich")
         app.command(cmd_name)(function)
         return get_command(app)

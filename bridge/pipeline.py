@@ -84,13 +84,12 @@ class _Flight:
         self.bytes = 0
         self.records: list[tuple[Partition, int]] = []
 
-    @property
-    def channels(self) -> set[str]:
-        return {push.channel for push in self.pushes}
-
 
 class Pipeline:
     """See the module. Make it, call `run`; `stop` may be asked at any time whether to end."""
+
+    waiting_for_schema: int = 0
+    """Partitions whose next record waits for its schema."""
 
     def __init__(  # noqa: PLR0913 - all that it is made of
         self,
@@ -184,6 +183,7 @@ class Pipeline:
             self._process(records)
         if self._unreadable and self._time.now() >= self._next_reading:
             self._read_again()
+        self.waiting_for_schema = len(self._unreadable)
         now = self._time.now()
         if now >= self._next_commit:
             self._commit()
@@ -387,7 +387,7 @@ class Pipeline:
             counts = of(draft.route)
             pushes = prepare(draft, Source(source_id, offset, draft.index), time_ms, sole_writer=sole_writer)
             if not pushes:
-                counts.skipped += 1
+                counts.skip(self._chain.skipped_as)
                 continue
             flight = self._flight
             for push in pushes:
@@ -573,7 +573,7 @@ class Pipeline:
         self._log.warning("the bus lost or replaced its data: putting the newest values back", shards=sorted(shards))
 
     def _restore(self) -> None:
-        pushes = self._chain.held(self._to_restore, self._flight.channels)
+        pushes = self._chain.held(self._to_restore, self._flight.pushes)
         start = 0
         while start < len(pushes):
             end, size = start, 0
@@ -585,7 +585,7 @@ class Pipeline:
                 self._chain.confirm(push, pushed)
                 self.tally.restored += pushed.outcome is Outcome.FULL
             start = end
-        self._log.info("values put back", channels=len(pushes), shards=sorted(self._to_restore))
+        self._log.info("values put back", values=len(pushes), shards=sorted(self._to_restore))
         self._to_restore.clear()
 
     def _confirm(self, flight: _Flight, answers: Sequence[Pushed]) -> None:

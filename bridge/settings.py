@@ -16,6 +16,7 @@ DEFAULT_GROUP = "distributary"
 DEFAULT_INTERNAL_PORT = 9100
 DEFAULT_DELTA_CACHE_BYTES = 268_435_456
 MAX_BATCH_RECORDS = 100_000
+MAX_WORKERS = 256
 MAX_PROPERTIES_BYTES = 1_048_576
 
 OWN_PROPERTIES = {
@@ -62,6 +63,10 @@ class BridgeSettings(msgspec.Struct, frozen=True):
     delta_cache_bytes: int = DEFAULT_DELTA_CACHE_BYTES
     commit_interval_s: float = 1.0
     max_batch_records: int = 500
+    report_interval_s: float = 60.0
+    """Between two lines in the log that tell the progress."""
+    workers: int = 1
+    """Processes, each a member of the group. With one there is no parent."""
 
     @property
     def bus_servers(self) -> list[str]:
@@ -86,6 +91,27 @@ class BridgeSettings(msgspec.Struct, frozen=True):
             "kafka_properties": ",".join(f"{name}={_shown(name, value)}" for name, value in sorted(self.kafka_properties.items()))
             or "none",
         }
+
+
+class WorkerOrders(msgspec.Struct, frozen=True):
+    """What the parent tells a worker."""
+
+    settings: BridgeSettings
+    index: int
+    parent: int
+    """The parent's process id."""
+    log_format: str
+    log_level: str
+
+
+def encode_orders(orders: WorkerOrders) -> bytes:
+    """For the worker's standard input."""
+    return msgspec.json.encode(orders, enc_hook=str)
+
+
+def decode_orders(data: bytes) -> WorkerOrders:
+    """What `encode_orders` made."""
+    return msgspec.json.decode(data, type=WorkerOrders, dec_hook=lambda type_, value: type_(value))
 
 
 def check_settings(settings: BridgeSettings) -> None:
@@ -144,6 +170,7 @@ def _range_problems(settings: BridgeSettings) -> list[str]:
         (settings.delta_cache_bytes >= 0, "--delta-cache-bytes: must not be negative"),
         (0 < settings.commit_interval_s <= 300, "--commit-interval-s: is more than 0 and at most 300"),
         (1 <= settings.max_batch_records <= MAX_BATCH_RECORDS, f"--max-batch-records: is from 1 to {MAX_BATCH_RECORDS}"),
+        (1 <= settings.workers <= MAX_WORKERS, f"--workers: is from 1 to {MAX_WORKERS}"),
     ]
     return [problem for is_right, problem in checks if not is_right]
 

@@ -18,13 +18,16 @@ from typing import Protocol
 from edge.core.delivery import Delivery, Mode, Policies, Wish
 from edge.core.hub import Channel, Hub, Outgoing, Subscription, write_all
 from edge.core.item import Item, Step
+from edge.core.keyed import KeyedLoad, StateBounds, StateTooLargeError, check_bounds
 from edge.core.limits import Limits
 from edge.core.paced import PacedSubscription
+from edge.core.paced_keyed import KeyedPaced
 from edge.core.protocol import CommandError, ErrorCode, Subscribe
-from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_new, start_paced_from
-from edge.core.stream import OutOfStep
+from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_keyed, start_new, start_paced_from
+from edge.core.stream import OutOfStep, Refill
 from edge.core.variant import Variant
-from edge.pacer import Pacer
+from edge.keys import MAX_EARLY, MAX_EARLY_BYTES, read_state
+from edge.pacer import Pacer, PacerHolder
 from edge.ports import Bus, ChannelHistory, ClientPipe
 from edge.turns import Turns
 from shared.channel import namespace_of
@@ -38,6 +41,8 @@ MAX_WAITING_ENVELOPES = 1_000
 """Of one lane that is not live. Beyond it they are dropped, and the bus is read once more."""
 FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 10.0
+REFUSED_S = 30.0
+"""How long a keyed channel whose state was too large is not read again."""
 FIRST_REACH = 32
 """Publications of a channel that are read at once where somebody comes with a position, until it is known how far behind they are."""
 REACH_BYTES = 262_144
@@ -82,7 +87,20 @@ class _Waiting:
 class _Lane:
     """A channel between the bus and its subscribers."""
 
-    __slots__ = ("again", "channel", "counted_bytes", "early", "is_live", "nap", "task", "waiting")
+    __slots__ = (
+        "again",
+        "channel",
+        "counted_bytes",
+        "counted_state_bytes",
+        "early",
+        "early_bytes",
+        "is_live",
+        "is_reading_keys",
+        "nap",
+        "refused_until",
+        "task",
+        "waiting",
+    )
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -95,6 +113,22 @@ class _Lane:
         self.nap: asyncio.Event | None = None
         """Ends the pause between two tries; None where there is none."""
         self.counted_bytes = 0
+        self.counted_state_bytes = 0
+        self.early_bytes = 0
+        self.is_reading_keys = False
+        self.refused_until = 0.0
+        """The state was too large: it is not read again before that."""
+
+    def keep_early(self, envelope: Envelope) -> bool:
+        """Keep what comes while the lane is not live; False where that is too much."""
+        if self.is_reading_keys:
+            if len(self.early) >= MAX_EARLY or self.early_bytes >= MAX_EARLY_BYTES:
+                return False
+            self.early_bytes += len(envelope.body)
+        elif len(self.early) >= MAX_WAITING_ENVELOPES:
+            return False
+        self.early.append(envelope)
+        return True
 
     def __repr__(self) -> str:
         return f"<Lane {self.channel!r} {'live' if self.is_live else 'reading'} {len(self.waiting)} waiting>"
@@ -129,6 +163,7 @@ class Node:
         self._framed: dict[_Lane, None] = {}
         """Channels somebody recovered on: publications in their rings hold frames, for others who come at the same time."""
         self._held_bytes = 0
+        self._state_bytes = 0
         self._reach = FIRST_REACH
         """How many publications those who come with a position are behind by, about."""
         self._payload_bytes = 1_024.0
@@ -158,6 +193,10 @@ class Node:
                 return
             lane = self._lanes[request.channel] = _Lane(self.hub.open(request.channel))
         self._idle.pop(request.channel, None)
+        if lane.refused_until > self.clock():
+            subscriber.refuse(request, _too_large(request, "the channel's state is larger than this edge holds"))
+            self._note_idle(lane)
+            return
         waiting = _Waiting(request, subscriber)
         if lane.is_live and not self._is_in_doubt(lane, waiting) and not self._start(lane, request, subscriber):
             return
@@ -168,11 +207,14 @@ class Node:
         """How a subscription of `channel` is delivered; None where its namespace does not allow the mode."""
         return self._policies.of(namespace_of(channel)).agree(wish)
 
-    def pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, pipe: ClientPipe) -> Pacer:
-        """Start a subscription in mode conflate or ack behind `cursor`."""
-        pacer = Pacer(PacedSubscription(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify)
+    def pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, pipe: ClientPipe, holder: PacerHolder) -> Pacer:
+        """Make a subscription in mode conflate or ack, or of a keyed channel, behind `cursor`. It starts when it is poked."""
+        kind = PacedSubscription
+        if channel.stream.keyed is not None:
+            kind = KeyedPaced
+            self._framed[self._lanes[channel.label.name]] = None
+        pacer = Pacer(kind(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify, holder)
         channel.add_paced(pacer)
-        pacer.poke()
         return pacer
 
     def leave(self, name: str, subscription: Subscription | Pacer) -> None:
@@ -192,6 +234,8 @@ class Node:
         for lane in list(islice(self._framed, TIDIED_A_SECOND)):
             del self._framed[lane]
             lane.channel.stream.forget_frames()
+            if lane.channel.stream.keyed is not None and lane.channel.paced:
+                self._framed[lane] = None
 
     async def close(self) -> None:
         """End every read under way."""
@@ -210,9 +254,7 @@ class Node:
             if lane is None:
                 continue
             if not lane.is_live:
-                if len(lane.early) < MAX_WAITING_ENVELOPES:
-                    lane.early.append(envelope)
-                else:
+                if lane.task is not None and not lane.keep_early(envelope):
                     lane.again = True
                 continue
             step = lane.channel.stream.apply(envelope)
@@ -224,11 +266,18 @@ class Node:
                     steps.append(step)
             elif type(step) is OutOfStep:
                 self._fall_behind(lane, envelope, step.why)
+        self._deliver(ticks)
+
+    def _deliver(self, ticks: dict[_Lane, list[Step]]) -> None:
         outgoing: list[Outgoing] = []
         for lane, steps in ticks.items():
             self.publications += len(steps)
-            self._count_bytes(lane)
-            lane.channel.encode(steps, outgoing)
+            try:
+                self._count_bytes(lane)
+            except StateTooLargeError as error:
+                self._give_up(lane, str(error))
+            else:
+                lane.channel.encode(steps, outgoing)
         write_all(outgoing)
 
     def on_verify(self, channels: Sequence[str], why: str) -> None:
@@ -268,6 +317,9 @@ class Node:
                     if self.clock() >= deadline:
                         self._refuse_waiting(lane, str(error))
                         deadline = self.clock() + self.limits.subscribe_timeout_s
+                except StateTooLargeError as error:
+                    self._give_up(lane, str(error))
+                    break
                 except Exception:
                     log.exception("reading a channel failed; those who wait for it are refused", lane=lane)
                     self._refuse_waiting(lane, "internal error")
@@ -279,6 +331,8 @@ class Node:
                 retry_s = min(retry_s * 2, LAST_RETRY_S)
         finally:
             lane.task = None
+        if not lane.is_live:
+            lane.early.clear()  # Nobody reads the bus for it now; whoever does begins anew.
         self._note_idle(lane)
 
     async def _pause(self, lane: _Lane, seconds: float) -> None:
@@ -311,6 +365,11 @@ class Node:
             if stream.epoch != epoch:
                 continue  # The first publication overtook the answer, which may still say that there is none.
             refill = stream.refill(history.envelopes, asked=asked, most=most)
+            if refill.needs_keys:
+                if lane.is_live:
+                    lane.is_live = False  # From here on all that comes is kept, and the position is read once more.
+                    continue
+                refill = await self._read_keys(lane, history.envelopes[-1], refill)
             if not refill.needs_more:
                 break
             asked = min(refill.needs_more + READ_MARGIN, most)
@@ -328,6 +387,19 @@ class Node:
             early, lane.early = lane.early, []
             self.on_publications([(lane.channel.label.name, envelope) for envelope in early])
         return history
+
+    async def _read_keys(self, lane: _Lane, newest: Envelope, refill: Refill) -> Refill:
+        """Read the state of a keyed channel. The lane is not live: all that came since its newest publication was read waits."""
+        limits, stream = self.limits, lane.channel.stream
+        left = limits.max_all_state_bytes - self._state_bytes + lane.counted_state_bytes
+        lane.early_bytes = 0
+        load = KeyedLoad(newest, StateBounds(limits.max_keys, min(limits.max_state_bytes, left)))
+        lane.is_reading_keys = True
+        try:
+            await read_state(self._bus, lane.channel.label.name, load, lane.early)
+        finally:
+            lane.is_reading_keys = False
+        return stream.adopt(load, "history_trimmed" if refill.gap is None else refill.gap.reason)
 
     def _wanted(self, lane: _Lane) -> int:
         """How many of the newest publications to read, so that one read serves the channel and all who wait for it."""
@@ -438,6 +510,13 @@ class Node:
         stream, limits = lane.channel.stream, self.limits
         is_paced = request.delivery.mode is not Mode.QUEUE
         start: Start | PacedStart | NeedHistory
+        if stream.keyed is not None:
+            mode, most = request.delivery.mode, limits.max_recovery_items
+            start = start_keyed(stream, request.position, mode, most=most, is_read=items is not None)
+            if isinstance(start, NeedHistory):
+                return start.count
+            subscriber.begin_paced(request, lane.channel, start)
+            return 0
         if request.position is not None:
             if is_paced:
                 subscriber.begin_paced(request, lane.channel, start_paced_from(stream, request.position, request.delivery.mode))
@@ -464,12 +543,41 @@ class Node:
                 waiting.subscriber.refuse(waiting.request, _unavailable(waiting.request, f"the bus does not answer ({why}); try again"))
 
     def _count_bytes(self, lane: _Lane) -> None:
+        """Note how much a channel holds. Raises StateTooLargeError where a keyed one holds too much."""
         stream = lane.channel.stream
         held = self._held_bytes - lane.counted_bytes
         if held + stream.bytes_held + ITEM_BYTES * len(stream.ring) > self.limits.max_ring_bytes:
             stream.shrink()
         lane.counted_bytes = stream.bytes_held + ITEM_BYTES * len(stream.ring)
         self._held_bytes = held + lane.counted_bytes
+        if stream.keyed is not None or lane.counted_state_bytes:
+            self._count_state(lane)
+
+    def _count_state(self, lane: _Lane) -> None:
+        keyed, limits = lane.channel.stream.keyed, self.limits
+        held = 0 if keyed is None else keyed.bytes_held
+        self._state_bytes += held - lane.counted_state_bytes
+        lane.counted_state_bytes = held
+        if keyed is not None:
+            check_bounds(StateBounds(limits.max_keys, limits.max_state_bytes), len(keyed), held)
+        if self._state_bytes > limits.max_all_state_bytes:
+            msg = f"the keyed channels of this edge have more than {limits.max_all_state_bytes} bytes"
+            raise StateTooLargeError(msg)
+
+    def _give_up(self, lane: _Lane, why: str) -> None:
+        """A state that is too large goes, and so do its subscriptions: nobody can be given a part of it."""
+        log.warning("the state of a keyed channel is too large", channel=lane.channel.label.name, why=why)
+        lane.is_live = False
+        lane.refused_until = self.clock() + REFUSED_S
+        lane.channel.tell_too_large(why)
+        lane.channel.stream.forget()
+        self._count_bytes(lane)
+        all_waiting, lane.waiting = lane.waiting, deque()
+        for waiting in all_waiting:
+            if not waiting.subscriber.is_closed:
+                waiting.subscriber.refuse(waiting.request, _too_large(waiting.request, why))
+        lane.early.clear()
+        self._note_idle(lane)
 
     def _note_idle(self, lane: _Lane) -> None:
         name = lane.channel.label.name
@@ -480,10 +588,15 @@ class Node:
     def _drop(self, lane: _Lane) -> None:
         name = lane.channel.label.name
         self._held_bytes -= lane.counted_bytes
+        self._state_bytes -= lane.counted_state_bytes
         self._framed.pop(lane, None)
         del self._lanes[name]
         self.hub.drop(name)
         self._bus.unsubscribe(name)
+
+
+def _too_large(request: Subscribe, why: str) -> CommandError:
+    return CommandError(ErrorCode.STATE_TOO_LARGE, why, command_id=request.id, channel=request.channel)
 
 
 def _unavailable(request: Subscribe, message: str) -> CommandError:

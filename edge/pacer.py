@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from edge.core.item import Item, item_of
+from edge.core.delivery import Mode
+from edge.core.item import Item, item_of, keyed_item_of
 from edge.core.paced import MOST_AT_ONCE, PacedSubscription
+from edge.core.paced_keyed import KeyedPaced
 from edge.core.stream import Gap
+from edge.core.variant import full_frame
 from edge.ports import Bus, ClientPipe
 from shared.envelope import epoch_to_text
 from shared.errors import BusUnavailableError
@@ -17,18 +21,39 @@ PAGE_MARGIN = 16
 PAGE_BYTES = 1_048_576
 """About as much is read at once, judged by the newest publication."""
 RETRY_S = 1.0
+PARTS_A_TURN = 8
+"""Sent to one subscriber in one turn of the event loop: the socket may take megabytes, and others wait."""
 
 Verify = Callable[[Sequence[str], str], None]
 """Has channels read from the bus, as `edge.ports.BusEvents.on_verify` does."""
 
 
+class PacerHolder(Protocol):
+    """Who holds a paced subscription."""
+
+    def on_whole(self, pacer: Pacer) -> None:
+        """In mode queue: the client was sent all, and is a member of the channel's groups from now on. The pacer has left the channel."""
+
+    def on_too_large(self, pacer: Pacer, why: str) -> None:
+        """The channel's state is larger than this edge holds: the subscription is over. The pacer has left the channel."""
+
+
 class Pacer:
     """One paced subscription and what moves it. Compared by identity."""
 
-    __slots__ = ("_bus", "_clock", "_is_over", "_pipe", "_task", "_timer", "_verify", "subscription")
+    __slots__ = ("_bus", "_clock", "_holder", "_is_over", "_pipe", "_task", "_timer", "_verify", "subscription")
 
-    def __init__(self, subscription: PacedSubscription, pipe: ClientPipe, bus: Bus, clock: Callable[[], float], verify: Verify) -> None:
+    def __init__(
+        self,
+        subscription: PacedSubscription,
+        pipe: ClientPipe,
+        bus: Bus,
+        clock: Callable[[], float],
+        verify: Verify,
+        holder: PacerHolder,
+    ) -> None:
         self.subscription = subscription
+        self._holder = holder
         self._pipe = pipe
         self._bus = bus
         self._clock = clock
@@ -44,9 +69,19 @@ class Pacer:
         """Send what may be sent now."""
         if self._timer is not None or self._task is not None or self._is_over:
             return
+        self._adapt()
+        parts = 0
         # Again after each part: nobody pokes for the rest, since a client may acknowledge only when its window is full.
-        while (due := self.subscription.advance(self._clock(), is_writable=self._pipe.is_writable)).frames:
-            self._write(due.frames)
+        while (due := self.subscription.advance(self._clock(), is_writable=self._pipe.is_writable)).frames or due.is_more:
+            if due.frames:
+                self._write(due.frames)
+            if due.is_whole and self.subscription.delivery.mode is Mode.QUEUE:
+                self._join()
+                return
+            parts += 1
+            if parts >= PARTS_A_TURN:
+                self._timer = asyncio.get_running_loop().call_later(0, self._wake)
+                return
         loop = asyncio.get_running_loop()
         if due.wake_at:
             self._timer = loop.call_later(max(0.0, due.wake_at - self._clock()), self._wake)
@@ -60,10 +95,23 @@ class Pacer:
 
     def on_gap(self, gap: Gap) -> None:
         """See `edge.core.hub.Paced`."""
-        frame = self.subscription.tell_gap(gap)
+        self._adapt()
+        subscription = self.subscription
+        frame = subscription.tell_gap(gap)
         if frame:
             self._pipe.write(frame)
-        self.poke()
+        if subscription.delivery.mode is Mode.QUEUE and not isinstance(subscription, KeyedPaced):
+            newest = subscription.channel.stream.newest
+            if newest is not None:
+                self._write(full_frame(newest, subscription.channel.label, subscription.variant))
+            self._join()
+        else:
+            self.poke()
+
+    def on_too_large(self, why: str) -> None:
+        """See `edge.core.hub.Paced`."""
+        self.leave()
+        self._holder.on_too_large(self, why)
 
     def leave(self) -> None:
         """End it."""
@@ -73,6 +121,20 @@ class Pacer:
         if self._task is not None:
             self._task.cancel()
         self.subscription.channel.remove_paced(self)
+
+    def _adapt(self) -> None:
+        """What kind of channel it is shows with its first publication, and may change with its epoch."""
+        old = self.subscription
+        if (old.channel.stream.keyed is not None) is isinstance(old, KeyedPaced):
+            return
+        if isinstance(old, KeyedPaced):
+            self.subscription = PacedSubscription(old.channel, old.variant, old.delivery, 0)
+        else:
+            self.subscription = KeyedPaced(old.channel, old.variant, old.delivery, 0, is_whole=True)
+
+    def _join(self) -> None:
+        self.leave()
+        self._holder.on_whole(self)
 
     def _write(self, frames: bytes) -> None:
         # It was the client's turn: one publication larger than the outbox does not make it a slow consumer.
@@ -108,6 +170,7 @@ class Pacer:
             frames = subscription.take_page(items, is_all=is_all)
             if frames:
                 self._write(frames)
+                return True
             if is_all or subscription.cursor != before:
                 return subscription.cursor != before
             margin *= 4  # The bus was further ahead of this edge than that.
@@ -124,4 +187,5 @@ class Pacer:
         if not history.envelopes:
             # The history ends (by far) after what is wanted: it goes on with the oldest that there is.
             history = await self._bus.read_oldest(name, wanted)
-        return [item_of(epoch_to_text(envelope.epoch), envelope, envelope.body) for envelope in history.envelopes], is_all
+        make = item_of if stream.keyed is None else keyed_item_of
+        return [make(epoch_to_text(envelope.epoch), envelope, envelope.body) for envelope in history.envelopes], is_all

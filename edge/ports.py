@@ -18,6 +18,14 @@ class ChannelHistory(msgspec.Struct, frozen=True):
     """How many were asked for; fewer came where the bus holds fewer."""
 
 
+class KeyPage(msgspec.Struct, frozen=True):
+    """Some keys of a keyed channel: the newest publication of each, full. A key may come on more than one page."""
+
+    envelopes: list[Envelope]
+    cursor: int
+    """Where the next page begins; 0: this was the last one."""
+
+
 class BusEvents(Protocol):
     """What the bus tells the node. Called on the event loop, in order; must not block."""
 
@@ -48,6 +56,12 @@ class Bus(Protocol):
 
     async def read_oldest(self, channel: str, count: int) -> ChannelHistory:
         """Read the oldest `count` publications that the bus holds. Raises as `read` does."""
+
+    async def read_keys(self, channel: str, cursor: int, count: int) -> KeyPage:
+        """Read about `count` keys of a keyed channel; the first page has cursor 0. Raises as `read` does.
+
+        A key that is there all the time comes on some page at least, as it was at some moment since the first page was asked for.
+        """
 
 
 class ClientPipe(Protocol):

@@ -7,12 +7,14 @@ from itertools import islice
 
 import msgspec
 
-from edge.core.delivery import Mode
+from edge.core.delivery import Delivery, Mode
 from edge.core.hub import Channel, Subscription
 from edge.core.limits import CommandRate
+from edge.core.paced_keyed import KeyedPaced
 from edge.core.protocol import Ack, Command, CommandError, Connect, ErrorCode, Ping, Subscribe, Unsubscribe, read_command
 from edge.core.recovery import PacedStart, Start
-from edge.core.variant import Dialect, Wrap, control, full_frame, gap_fields, variant_of
+from edge.core.stream import Gap
+from edge.core.variant import Dialect, Variant, Wrap, control, full_frame, gap_fields, gap_message, variant_of
 from edge.node import Node
 from edge.pacer import Pacer
 from edge.ports import ClientPipe
@@ -167,23 +169,64 @@ class Session:
         data = b"".join(frames)
         self._pipe.allow_burst(len(data))
         self._pipe.write(data)
-        subscription = Subscription(channel, variant, self._pipe.write)
+        subscription = Subscription(channel, variant, self._pipe.write, self)
         self._subscriptions[request.channel] = subscription
         channel.add(subscription, in_step=bool(start.items) and start.items[-1] is channel.stream.newest)
 
     def begin_paced(self, request: Subscribe, channel: Channel, start: PacedStart) -> None:
-        """Answer a subscribe in mode conflate or ack, and let it go at its pace."""
+        """Answer a subscribe in mode conflate or ack (or of a keyed channel), and let it go at its pace."""
         del self._pending[request.channel]
-        if not self._paced:
-            self._pipe.keep_short()
-            self.rewrite()
+        self._keep_short()
         if request.id is not None:
             self._say(_subscribed(request, channel, start))
         elif start.gap is not None:
-            self._say({"type": "gap", "channel": channel.label.name} | gap_fields(start.gap))
-        variant = variant_of(self._dialect, request.delta, self._wrap)
-        pacer = self._node.pace(channel, variant, request.delivery, start.cursor, self._pipe)
-        self._subscriptions[request.channel] = self._paced[channel.label.number] = pacer
+            self._say({"type": "gap", "channel": channel.label.name} | gap_fields(start.gap) | {"epoch": channel.stream.epoch})
+        self._pace(channel, variant_of(self._dialect, request.delta, self._wrap), request.delivery, start.cursor)
+
+    # -- edge.core.hub.Holder and edge.pacer.PacerHolder ---------------------------------------------------------------------------
+
+    def on_restart(self, subscription: Subscription, gap: Gap) -> None:
+        """The state of a keyed channel is sent anew, at the client's pace."""
+        channel, variant = subscription.channel, subscription.variant
+        del self._subscriptions[channel.label.name]
+        self._keep_short()
+        self._pipe.write(self._wrap(gap_message(gap, channel.label, channel.stream.epoch, self._dialect)))
+        self._pace(channel, variant, Delivery(), 0)
+
+    def on_whole(self, pacer: Pacer) -> None:
+        """The client was sent all: it is a member of the channel's groups now."""
+        paced = pacer.subscription
+        channel = paced.channel
+        floor = paced.floor if isinstance(paced, KeyedPaced) else 0
+        del self._paced[channel.label.number]
+        subscription = Subscription(channel, paced.variant, self._pipe.write, self, floor=floor)
+        self._subscriptions[channel.label.name] = subscription
+        channel.add(subscription, in_step=channel.stream.newest is not None and not channel.is_behind(floor))
+
+    def on_too_large(self, pacer: Pacer, why: str) -> None:
+        """The channel is more than this edge holds."""
+        channel = pacer.subscription.channel
+        del self._paced[channel.label.number]
+        self._end_subscription(channel.label.name, why)
+
+    def on_end(self, subscription: Subscription, why: str) -> None:
+        """The channel is more than this edge holds."""
+        self._end_subscription(subscription.channel.label.name, why)
+
+    def _end_subscription(self, name: str, why: str) -> None:
+        del self._subscriptions[name]
+        self._say({"type": "unsubscribed", "channel": name, "code": ErrorCode.STATE_TOO_LARGE, "message": why, "retry": False})
+
+    def _keep_short(self) -> None:
+        """What goes at its own pace needs to know when there is room."""
+        if not self._paced:
+            self._pipe.keep_short()
+            self.rewrite()
+
+    def _pace(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int) -> None:
+        pacer = self._node.pace(channel, variant, delivery, cursor, self._pipe, self)
+        self._subscriptions[channel.label.name] = self._paced[channel.label.number] = pacer
+        pacer.poke()
 
     def refuse(self, request: Subscribe, error: CommandError) -> None:
         """Answer a subscribe that did not work."""

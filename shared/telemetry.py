@@ -77,13 +77,27 @@ class Throttle:
         return silenced
 
 
-def configure(format_: LogFormat, level: str, stream: TextIO | None = None) -> None:
-    """Set up logging for the whole process. `level` is a name such as "info"."""
+def configure(format_: LogFormat, level: str, stream: TextIO | None = None, *, worker: int | None = None) -> None:
+    """Set up logging for the whole process. `level` is a name such as "info"; each line tells `worker`, where there is one."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if format_ is LogFormat.JSON else _TextFormatter())
+    if worker is not None:
+        handler.addFilter(_Worker(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+class _Worker(logging.Filter):
+    """Adds a field to each line."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        setattr(record, _FIELDS, {"worker": self._worker, **_fields_of(record)})
+        return True
 
 
 class _TextFormatter(logging.Formatter):

@@ -52,6 +52,11 @@ class InternalServer:
         host, port = self._server.server_address[:2]
         return f"{host!s}:{port}"
 
+    @property
+    def port(self) -> int:
+        """The port that was really taken."""
+        return int(self._server.server_address[1])
+
     def close(self) -> None:
         """Stop serving."""
         self._server.shutdown()

@@ -168,12 +168,13 @@ class KafkaDeadLetters:
         if not any(letter.may_create for _, letter in self._waiting.get(topic, ())):
             self._fail(topic, f"the topic {topic} does not exist, and the rules say `create: false`: create it")
             return
-        # As many partitions and replicas as the cluster gives when it is not told.
+        # As many partitions and replicas as the cluster gives when it is not told. Kept without a bound of time, which Kafka would
+        # count from the records' own times: letters of old records would be gone at once.
         new = NewTopic(
             topic,
             num_partitions=_BROKERS_CHOICE,
             replication_factor=_BROKERS_CHOICE,
-            config={"cleanup.policy": "delete", "max.message.bytes": str(MAX_CREATED_MESSAGE_BYTES)},
+            config={"cleanup.policy": "delete", "retention.ms": "-1", "max.message.bytes": str(MAX_CREATED_MESSAGE_BYTES)},
         )
         _, admin = self._open()
         self._created[topic] = admin.create_topics([new], operation_timeout=_CREATE_TIMEOUT_S)[topic]

@@ -472,9 +472,10 @@ def _refusal(channel: _Channel, push: Push) -> Outcome | None:
     if seen is not None and (push.time_ms < 0 or abs(push.time_ms - seen) <= push.keep.id_window_ms):
         return Outcome.REPEATED
     newest = None if push.version is None else channel.versions.get(push.key or b"")
-    if newest is not None and push.version is not None and push.version <= newest:
+    if newest is not None and push.version is not None and push.version <= newest and not (push.restore and push.version == newest):
         return Outcome.STALE
-    if push.restore and newest is None and base is not None:
+    is_newer = newest is not None and newest != push.version
+    if push.restore and not is_newer and base is not None:
         is_of_same_time = base.time_ms == push.time_ms and push.source.id not in channel.sources
         if base.time_ms > push.time_ms or is_of_same_time:
             return Outcome.DUPLICATE

@@ -21,6 +21,7 @@ class Watched(Protocol):
     bus_away_since: float | None
     halted: dict[Partition, str]
     lag: int | None
+    waiting_for_schema: int
     letters: DeadLetterQueue | None
 
 
@@ -61,6 +62,8 @@ class PipelineCollector(Collector):
             ("full", tally.full),
             ("delta", tally.deltas),
             ("unchanged", tally.unchanged + tally.skipped),
+            ("stale", tally.stale),
+            ("repeated", tally.repeated),
             ("duplicate", tally.duplicates),
             ("failed", tally.failed),
         ):
@@ -73,6 +76,7 @@ class PipelineCollector(Collector):
             ("bus_up", "1 while the bus takes publications", float(pipeline.bus_away_since is None)),
             ("kafka_up", "1 while a broker can be reached", float(not self._kafka_is_away())),
             ("halted_partitions", "Partitions that a problem halted", float(len(pipeline.halted))),
+            ("schema_waiting_partitions", "Partitions that wait for a schema of the registry", float(pipeline.waiting_for_schema)),
             ("delta_cache_bytes", "Bytes that the delta chain holds", float(self._cache_bytes())),
         ):
             yield GaugeMetricFamily(f"distributary_bridge_{name}", text, value=value)

@@ -143,10 +143,11 @@ class RulesFile:
         try:
             data = self._data()
             digest = _digest(data)
-            if digest == self._read and not is_asked:
-                return  # Touched, or written again as it was.
-            self._read = digest
+            is_same, self._read = digest == self._read, digest
             rules = parse_rules(data, str(self._path))
+            # A file that was only touched may stand beside a schema that changed.
+            if is_same and not is_asked and self._in_force is not None and compare(self._in_force, rules).is_empty:
+                return
         except ConfigurationError as error:
             self._pending = None
             self.refuse(error.problems)

@@ -7,9 +7,10 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -19,7 +20,7 @@ from rich.table import Table
 from bridge.commands import terminal
 from bridge.demo.children import Child, ChildError, Children
 from bridge.demo.kafka import EmbeddedKafka, EmbeddedKafkaError
-from bridge.demo.replay import Replay
+from bridge.demo.replay import JSON, Recording, Replay
 from bridge.demo.simulation import DEFAULT_VEHICLES, FIRST_ID, Simulation
 from bridge.demo.stack import (
     DEFAULT_RULES,
@@ -69,7 +70,8 @@ def demo(
         list[Path] | None,
         typer.Option(
             "--input",
-            help="Replay recorded JSON snapshots, a file a record (.json, .json.gz, or a directory), instead of the simulation.",
+            help="Replay recorded snapshots, a file a record (.json, .json.gz, with --gtfs-rt .pb, .pb.gz, or a directory), "
+            "instead of the simulation.",
         ),
     ] = None,
     interval: Annotated[float, typer.Option(min=0.001, help="Seconds between two records.", envvar="BRIDGE_DEMO_INTERVAL")] = 1.0,
@@ -81,6 +83,10 @@ def demo(
         int, typer.Option(min=1, max=8000, help="Vehicles in the simulation.", envvar="BRIDGE_DEMO_VEHICLES")
     ] = DEFAULT_VEHICLES,
     seed: Annotated[int, typer.Option(help="Of the simulation: the same seed, the same city.", envvar="BRIDGE_DEMO_SEED")] = 1,
+    gtfs_rt: Annotated[
+        bool,
+        typer.Option("--gtfs-rt", help="Send GTFS-realtime, as transit agencies do, and not JSON.", envvar="BRIDGE_DEMO_GTFS_RT"),
+    ] = False,
     rules: Annotated[
         Path | None, typer.Option(help="Routing rules other than the demo's own.", envvar="BRIDGE_DEMO_RULES", show_default=False)
     ] = None,
@@ -102,9 +108,11 @@ def demo(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop.ask)
     try:
-        records, hint = _records([*(inputs or []), *(files or [])], loop=loop, replay=bool(inputs), simulation=Simulation(seed, vehicles))
+        kind = _gtfs_realtime() if gtfs_rt else _JSON
+        paths = [*(inputs or []), *(files or [])]
+        records, hint = _records(paths, kind, loop=loop, replay=bool(inputs), simulation=Simulation(seed, vehicles))
         settings = StackSettings(
-            rules=_checked(rules or DEFAULT_RULES), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
+            rules=_checked(rules or kind.rules), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
         )
         ports = choose_ports(port, edges)
     except ConfigurationError as error:
@@ -112,7 +120,7 @@ def demo(
             console.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
         raise typer.Exit(_USAGE_ERROR) from error
     try:
-        _run(console, stop, settings, ports, records, hint, interval / speed)
+        _run(console, stop, settings, ports, EmbeddedKafka(kind.topic), records, hint, interval / speed)
     except (ChildError, ConfigurationError, EmbeddedKafkaError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         for line in error.log if isinstance(error, ChildError) else []:
@@ -120,13 +128,41 @@ def demo(
         raise typer.Exit(1) from error
 
 
+class _Kind(msgspec.Struct, frozen=True):
+    """What the demo's records are."""
+
+    topic: str
+    rules: Path
+    recording: Recording
+    encode: Callable[[list[dict[str, Any]], int], bytes]
+    """Of the simulation's entities at a tick."""
+
+
+_JSON = _Kind(TOPIC, DEFAULT_RULES, JSON, lambda entities, _tick: msgspec.json.encode(entities))
+
+
+def _gtfs_realtime() -> _Kind:
+    try:
+        from bridge.demo import gtfs_realtime  # in an extra
+    except ImportError as error:
+        raise ConfigurationError([f"--gtfs-rt needs {error.name}: install distributary[formats]"]) from error
+    recording = Recording(gtfs_realtime.SUFFIXES, gtfs_realtime.checked)
+    return _Kind(gtfs_realtime.TOPIC, gtfs_realtime.RULES, recording, gtfs_realtime.feed_message)
+
+
 def _run(
-    console: Console, stop: _Stop, settings: StackSettings, ports: Ports, records: Iterator[bytes], hint: str, interval_s: float
+    console: Console,
+    stop: _Stop,
+    settings: StackSettings,
+    ports: Ports,
+    kafka: EmbeddedKafka,
+    records: Iterator[bytes],
+    hint: str,
+    interval_s: float,
 ) -> None:
     """Run the stack until `stop` is asked for; raise ChildError if a process ends by itself."""
     with tempfile.TemporaryDirectory(prefix="distributary-demo-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        kafka = EmbeddedKafka(TOPIC)
         # The first record makes the topic, so that the bridge finds it when it subscribes.
         kafka.send(next(records))
         parts = plan(settings, ports, kafka.bootstrap_servers, directory)
@@ -150,13 +186,13 @@ def _run(
     console.print("Ended.")
 
 
-def _records(paths: list[Path], *, loop: bool, replay: bool, simulation: Simulation) -> tuple[Iterator[bytes], str]:
+def _records(paths: list[Path], kind: _Kind, *, loop: bool, replay: bool, simulation: Simulation) -> tuple[Iterator[bytes], str]:
     """The records to send, and a channel that will have publications."""
     if paths and not replay:
         raise ConfigurationError([f"{paths[0]}: files to replay are named with --input"])
     if replay:
-        return Replay(paths, loop=loop).records(), "feed"
-    return (msgspec.json.encode(simulation.snapshot(tick)) for tick in count()), f"position:{_example_id(simulation)}"
+        return Replay(paths, loop=loop, recording=kind.recording).records(), "feed"
+    return (kind.encode(simulation.snapshot(tick), tick) for tick in count()), f"position:{_example_id(simulation)}"
 
 
 def _example_id(simulation: Simulation) -> str:
@@ -180,7 +216,7 @@ def _show(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("running", "process", "address", "log"):
         table.add_column(heading, overflow="fold")
-    table.add_row("kafka (mock)", "this one", f"{kafka.bootstrap_servers}, topic {TOPIC}", "")
+    table.add_row("kafka (mock)", "this one", f"{kafka.bootstrap_servers}, topic {kafka.topic}", "")
     for part, child in zip(parts, children, strict=True):
         table.add_row(part.name, str(child.pid), part.address, str(child.log_file))
     console.print(table)

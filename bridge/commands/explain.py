@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bridge.commands.kafka_options import BootstrapServers, KafkaProperties, KafkaProperty, Timeout, peeking
-from bridge.commands.rules_file import PROBLEMS, RulesArgument, load_or_exit, printable
-from bridge.commands.try_ import all_values, choose, records_of, refuse
+from bridge.commands.rules_file import PROBLEMS, RulesArgument, load_or_exit, printable, wait_for_schemas
+from bridge.commands.try_ import all_values, choose, reads_text, records_of, refuse
 
 if TYPE_CHECKING:
     from bridge.core.explain import Explanation, ItemSteps, Publication, RouteSteps
@@ -72,9 +72,10 @@ def explain(  # noqa: PLR0917 - typer calls it by name
 
     if not inputs and (topic is None or offset is None):
         refuse("--input", "give files with --input, or a live record with --topic, --partition, --offset and --bootstrap-servers")
+    wait_for_schemas()
     compiled, topic = choose(load_or_exit(rules), source, topic)
     if inputs:
-        records = _up_to(records_of(all_values(inputs, lines=lines), topic, key), record)
+        records = _up_to(records_of(all_values(inputs, lines=lines, is_text=reads_text(compiled, topic)), topic, key), record)
     else:
         with peeking(bootstrap_servers, kafka_property, kafka_properties, timeout_s) as peek:
             records = peek.at(topic, partition, offset or 0, before=BEFORE).records

@@ -44,6 +44,13 @@ def load_or_exit(path: Path) -> CompiledRules:
         raise typer.Exit(PROBLEMS) from None
 
 
+def wait_for_schemas() -> None:
+    """Let a command that has nothing else to do wait for a schema registry's answer, and not try a record without it."""
+    from bridge.formats.registry import SchemaRegistry
+
+    SchemaRegistry.wait_s = 20.0
+
+
 def printable(text: str, limit: int) -> str:
     """`text` for a terminal: control characters escaped, cut at `limit` characters."""
     if len(text) > limit:

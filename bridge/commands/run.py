@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
@@ -18,9 +21,21 @@ from bridge.settings import (
 from shared.bus.layout import DEFAULT_PREFIX, DEFAULT_SHARDS
 from shared.errors import BusLayoutError, ConfigurationError, DistributaryError
 from shared.telemetry import LogFormat, configure
+from shared.workers.supervisor import WorkersError
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from rich.console import Console
+
+    from bridge.adapters.internal_http import Health
+    from bridge.app import Watch
+    from bridge.commands.stats_view import LinesAbove, StatsView
 
 _FAILED = 1
 _USAGE = 2
+_REPORT_INTERVAL_S = 60.0
+_OFTEN_S = 10.0
+"""Between two lines of progress where they stand in for the live view."""
 _LEVELS = ("debug", "info", "warning", "error")
 _KAFKA, _BUS, _TUNING, _WATCHING = "Kafka", "Bus", "Tuning", "Logs, health, metrics"
 
@@ -123,6 +138,14 @@ def run(
     max_batch_records: Annotated[
         int, typer.Option(envvar="BRIDGE_MAX_BATCH_RECORDS", help="Records taken from Kafka at once.", rich_help_panel=_TUNING)
     ] = 500,
+    workers: Annotated[
+        int,
+        typer.Option(
+            envvar="BRIDGE_WORKERS",
+            help="Processes, each a member of the group with a part of the partitions and a --delta-cache-bytes of its own.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = 1,
     internal_host: Annotated[
         str,
         typer.Option(
@@ -140,6 +163,15 @@ def run(
             rich_help_panel=_WATCHING,
         ),
     ] = str(DEFAULT_INTERNAL_PORT),
+    stats: Annotated[
+        bool,
+        typer.Option(
+            "--stats",
+            envvar="BRIDGE_STATS",
+            help="Show throughput, lag and savings live in the terminal; elsewhere, log the progress every 10 s.",
+            rich_help_panel=_WATCHING,
+        ),
+    ] = False,
     log_format: Annotated[
         LogFormat, typer.Option(envvar="BRIDGE_LOG_FORMAT", help="Log lines for people or for machines.", rich_help_panel=_WATCHING)
     ] = LogFormat.TEXT,
@@ -160,9 +192,11 @@ def run(
 
     [bold]Example[/bold]
 
-    bridge run --rules rules.yaml --bootstrap-servers 127.0.0.1:9092 --bus redis://127.0.0.1:6379
+    bridge run --rules rules.yaml --bootstrap-servers 127.0.0.1:9092 --bus redis://127.0.0.1:6379 --stats
     """
-    configure(log_format, log_level)
+    console = _terminal() if stats else None
+    lines = None if console is None else _lines_above(console)
+    configure(log_format, log_level, stream=cast("TextIO | None", lines))
     port = _internal_port(internal_port)
     properties, problems = read_properties(kafka_properties, kafka_property or ())
     settings = BridgeSettings(
@@ -179,22 +213,62 @@ def run(
         delta_cache_bytes=delta_cache_bytes,
         commit_interval_s=commit_interval_s,
         max_batch_records=max_batch_records,
+        workers=workers,
+        report_interval_s=_OFTEN_S if stats and console is None else _REPORT_INTERVAL_S,
     )
-    _run(settings, problems)
+    watch = None if console is None else partial(_view, console)
+    _run(settings, problems, log_format, log_level, watch, None if lines is None else lines.write_bytes)
 
 
-def _run(settings: BridgeSettings, problems: list[str]) -> None:
+def _terminal() -> Console | None:
+    """The terminal on standard output, if it is one."""
+    if not sys.stdout.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _lines_above(console: Console) -> LinesAbove | None:
+    """Where log lines go that would stand in the middle of the view."""
+    if not sys.stderr.isatty():
+        return None
+    from bridge.commands.stats_view import LinesAbove
+
+    return LinesAbove(console)
+
+
+def _view(console: Console, registry: CollectorRegistry, health: Callable[[], Health]) -> StatsView:
+    from bridge.commands.stats_view import StatsView
+
+    return StatsView(console, registry, health)
+
+
+def _run(
+    settings: BridgeSettings,
+    problems: list[str],
+    log_format: str,
+    log_level: str,
+    watch: Watch | None,
+    on_line: Callable[[bytes], None] | None,
+) -> None:
     from bridge import app
 
     stop = app.Stop()
-    stop.listen()
     try:
-        app.run(settings, *app.check(settings, problems), stop)
+        if settings.workers == 1:
+            stop.listen()
+            app.run(settings, *app.check(settings, problems), stop, watch=watch)
+        else:
+            from bridge import supervisor
+
+            app.check(settings, problems)
+            supervisor.run(settings, log_format, log_level, watch=watch, on_line=on_line)
     except ConfigurationError as error:
         for problem in error.problems:
             typer.echo(problem, err=True)
         raise typer.Exit(_USAGE) from None
-    except BusLayoutError as error:
+    except (BusLayoutError, WorkersError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(_USAGE) from None
     except DistributaryError as error:

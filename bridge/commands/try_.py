@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn, cast
 import typer
 
 from bridge.commands.kafka_options import BootstrapServers, KafkaProperties, KafkaProperty, Timeout, peeking
-from bridge.commands.rules_file import PROBLEMS, RulesArgument, load_or_exit, printable
+from bridge.commands.rules_file import PROBLEMS, RulesArgument, load_or_exit, printable, wait_for_schemas
 
 if TYPE_CHECKING:
     from bridge.adapters.kafka_peek import Peeked
@@ -84,10 +84,11 @@ def try_(  # noqa: PLR0917 - typer calls it by name
 
     if not inputs and topic is None:
         refuse("--input", "give files with --input, or a live topic with --topic and --bootstrap-servers")
+    wait_for_schemas()
     compiled, topic = choose(load_or_exit(rules), source, topic)
     try_out = TryOut(compiled, vcdiff=vcdiff.encode, json_patch=json_patch.encode, show=show, pattern=channel)
     if inputs:
-        for record in records_of(all_values(inputs, lines=lines), topic, key):
+        for record in records_of(all_values(inputs, lines=lines, is_text=reads_text(compiled, topic)), topic, key):
             try_out.feed(record)
     else:
         with peeking(bootstrap_servers, kafka_property, kafka_properties, timeout_s) as peek:
@@ -152,19 +153,30 @@ def _feed_live(try_out: TryOut, found: Peeked, topic: str, timeout_s: float) -> 
         typer.echo(f"{topic}: read {len(found.records):,} records in {timeout_s:g} s, and not all that was asked for.", err=True)
 
 
-def all_values(paths: list[Path], *, lines: bool) -> Iterator[bytes]:
+def reads_text(rules: CompiledRules, topic: str) -> bool:
+    """Whether the values of `topic` are text in every source that reads it."""
+    from bridge.core.routing import Router
+
+    names = set(Router(rules).routes_of(topic))
+    return all(route.source.decoder.is_text for route in rules.routes if route.name in names)
+
+
+def all_values(paths: list[Path], *, lines: bool, is_text: bool = True) -> Iterator[bytes]:
     """The values in files: one each, or one a line."""
+    if lines and not is_text:
+        refuse("--lines", "the source's format is not text, and its values may hold line ends: give a file a record")
     for path in paths:
         try:
-            yield from _values(path, lines=lines)
+            yield from _values(path, lines=lines, is_text=is_text)
         except (OSError, EOFError, zlib.error) as error:
             refuse("--input", f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-def _values(path: Path, *, lines: bool) -> Iterator[bytes]:
+def _values(path: Path, *, lines: bool, is_text: bool) -> Iterator[bytes]:
     with _opened(path) as file:
         if not lines:
-            yield _bounded(file.read(MAX_INPUT_BYTES + 1), path).rstrip(b"\r\n")
+            data = _bounded(file.read(MAX_INPUT_BYTES + 1), path)
+            yield data.rstrip(b"\r\n") if is_text else data  # An editor's last line end; of other formats each byte counts.
             return
         while line := file.readline(MAX_INPUT_BYTES + 1):
             value = _bounded(line, path).rstrip(b"\r\n")

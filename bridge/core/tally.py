@@ -72,6 +72,16 @@ class Tally:
         return sum(route.unchanged for route in self.routes.values())
 
     @property
+    def stale(self) -> int:
+        """Drafts whose version was not newer than that of their channel or key, found here or by the bus."""
+        return sum(route.stale for route in self.routes.values())
+
+    @property
+    def repeated(self) -> int:
+        """Drafts whose id was published within the window, found here or by the bus."""
+        return sum(route.repeated for route in self.routes.values())
+
+    @property
     def duplicates(self) -> int:
         """Pushes whose source the bus had seen already."""
         return sum(route.duplicates for route in self.routes.values())
@@ -105,13 +115,15 @@ class Tally:
 class RouteTally:
     """What became of one route's publications."""
 
-    __slots__ = ("deltas", "duplicates", "failed", "full", "payload_bytes", "sent_bytes", "skipped", "unchanged")
+    __slots__ = ("deltas", "duplicates", "failed", "full", "payload_bytes", "repeated", "sent_bytes", "skipped", "stale", "unchanged")
 
     def __init__(self) -> None:
         self.full = 0
         self.deltas = 0
         self.skipped = 0
         self.unchanged = 0
+        self.stale = 0
+        self.repeated = 0
         self.duplicates = 0
         self.failed = 0
         self.payload_bytes = 0
@@ -140,8 +152,19 @@ class RouteTally:
             self.unchanged += 1
         elif outcome is Outcome.DUPLICATE:
             self.duplicates += 1
-        else:
+        elif outcome is Outcome.FAILED:
             self.failed += 1
+        else:
+            self.skip(outcome)
+
+    def skip(self, outcome: Outcome) -> None:
+        """Add a draft that was not pushed, because the bus would have answered so."""
+        if outcome is Outcome.STALE:
+            self.stale += 1
+        elif outcome is Outcome.REPEATED:
+            self.repeated += 1
+        else:
+            self.skipped += 1
 
 
 def saving(payload_bytes: int, sent_bytes: int) -> float:

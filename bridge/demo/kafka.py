@@ -27,7 +27,7 @@ class EmbeddedKafka:
 
     def __init__(self, topic: str) -> None:
         """Start the cluster; raise EmbeddedKafkaError if that fails."""
-        self._topic = topic
+        self.topic = topic
         self._sent = 0
         self._failure: KafkaError | None = None
         try:
@@ -47,7 +47,7 @@ class EmbeddedKafka:
 
     def __repr__(self) -> str:
         """Address, topic, records taken."""
-        return f"EmbeddedKafka({self.bootstrap_servers}, topic={self._topic!r}, sent={self._sent})"
+        return f"EmbeddedKafka({self.bootstrap_servers}, topic={self.topic!r}, sent={self._sent})"
 
     @property
     def sent(self) -> int:
@@ -56,7 +56,7 @@ class EmbeddedKafka:
 
     def send(self, value: bytes) -> None:
         """Produce one record, always to partition 0: snapshots must not overtake each other. Wait for the acknowledgement."""
-        self._producer.produce(self._topic, value=value, partition=0, on_delivery=self._on_delivery)
+        self._producer.produce(self.topic, value=value, partition=0, on_delivery=self._on_delivery)
         left = self._producer.flush(_TIMEOUT_S)
         if self._failure is not None or left:
             msg = f"the embedded Kafka did not take a record of {len(value)} bytes: {self._failure or 'no answer in time'}"

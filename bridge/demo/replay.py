@@ -1,4 +1,4 @@
-"""Recorded JSON snapshots as the demo's input: each file is one record.
+"""Recorded snapshots as the demo's input: each file is one record, JSON or what `Recording` says.
 
 Neither a file's name nor its modification time is a clock (copies and clones lose both), so the pace is the caller's.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,28 @@ if TYPE_CHECKING:
 
 MAX_RECORD_BYTES = 4_000_000
 """The largest record that the demo's Kafka takes."""
-_SUFFIXES = (".json", ".json.gz")
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """What recorded files are."""
+
+    suffixes: tuple[str, ...]
+    check: Callable[[bytes], bytes]
+    """The record of a file's bytes; raises ConfigurationError where it is none."""
+
+
+def _json(data: bytes) -> bytes:
+    text = data.strip()
+    if not text:
+        raise ConfigurationError(["is empty; expected one JSON value"])
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError([f"is not JSON: {error}"]) from error
+    return text
+
+
+JSON = Recording((".json", ".json.gz"), _json)
 
 
 class Replay:
@@ -29,13 +51,14 @@ class Replay:
     ones at once. They are read again one at a time: a long recording need not fit in memory.
     """
 
-    def __init__(self, paths: Sequence[Path], *, loop: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], *, loop: bool = False, recording: Recording = JSON) -> None:
         """Raise ConfigurationError with a line for each path that cannot be replayed."""
         self._loop = loop
-        self._files, problems = _expand(paths)
+        self._recording = recording
+        self._files, problems = _expand(paths, recording.suffixes)
         for file in self._files:
             try:
-                read_record(file)
+                read_record(file, recording)
             except ConfigurationError as error:
                 problems += error.problems
         if problems:
@@ -53,21 +76,18 @@ class Replay:
         """Every record once, or for ever. Raises ConfigurationError if a file was damaged or taken away meanwhile."""
         while True:
             for file in self._files:
-                yield read_record(file)
+                yield read_record(file, self._recording)
             if not self._loop:
                 return
 
 
-def read_record(file: Path) -> bytes:
-    """The JSON text in `file`, unpacked and without white space around it; raise ConfigurationError, naming the file, if there is none."""
-    text = _unpacked(file).strip()
-    if not text:
-        raise ConfigurationError([f"{file}: is empty; expected one JSON value"])
+def read_record(file: Path, recording: Recording = JSON) -> bytes:
+    """The record in `file`, unpacked; raise ConfigurationError, naming the file, if there is none."""
+    data = _unpacked(file)
     try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigurationError([f"{file}: is not JSON: {error}"]) from error
-    return text
+        return recording.check(data)
+    except ConfigurationError as error:
+        raise ConfigurationError([f"{file}: {problem}" for problem in error.problems]) from error
 
 
 def _unpacked(file: Path) -> bytes:
@@ -84,21 +104,22 @@ def _unpacked(file: Path) -> bytes:
     return data
 
 
-def _expand(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def _expand(paths: Sequence[Path], suffixes: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+    names = " or ".join(suffixes)
     files: list[Path] = []
     problems: list[str] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES) and file.is_file())
+            found = sorted(file for file in path.iterdir() if file.name.endswith(suffixes) and file.is_file())
             files += found
             if not found:
-                problems.append(f"{path}: holds no .json or .json.gz file")
+                problems.append(f"{path}: holds no {names} file")
         elif not path.exists():
             problems.append(f"{path}: there is no such file")
-        elif not path.name.endswith(_SUFFIXES):
-            problems.append(f"{path}: expected a name that ends in .json or .json.gz")
+        elif not path.name.endswith(suffixes):
+            problems.append(f"{path}: expected a name that ends in {names}")
         else:
             files.append(path)
     if not paths:
-        problems.append("nothing to replay: name at least one .json or .json.gz file")
+        problems.append(f"nothing to replay: name at least one {names} file")
     return files, problems

@@ -213,7 +213,12 @@ def _registry(settings: FormatSettings) -> SchemaRegistry:
         other = "; or name the schema with schema_file" if "schema_file" in _SETTINGS[settings.format] else ""
         _refuse("", f"format {settings.format} needs `schema_registry`, here or at the top of the file{other}")
     _need("confluent_kafka.schema_registry", "authlib", "cachetools", "attrs", what="a schema registry")
-    return registry_of(settings.registry)
+    registry = registry_of(settings.registry)
+    try:
+        registry.prepare()
+    except ConfigurationError as error:
+        raise FormatError(error.problems, setting="schema_registry") from error
+    return registry
 
 
 def _read(path: Path) -> bytes:

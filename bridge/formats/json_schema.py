@@ -31,15 +31,20 @@ def checker(text: str, references: tuple[tuple[str, RegisteredSchema], ...] = ()
     schema = _json(text)
     if not isinstance(schema, dict):
         raise ConfigurationError(["is no JSON Schema: it must be an object"])
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.validators.Draft202012Validator)
     try:
+        kind = jsonschema.validators.validator_for(schema, default=jsonschema.validators.Draft202012Validator)
         kind.check_schema(schema)
         known: Registry[Any] = Registry().with_resources(
             (name, Resource.from_contents(_json(each.text), default_specification=DRAFT202012)) for name, each in _flat(references)
         )
+        validator = kind(schema, registry=known)
     except SchemaError as error:
         raise ConfigurationError([f"is no JSON Schema: {error.json_path}: {error.message[:200]}"]) from error
-    validator = kind(schema, registry=known)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        # TypeError, ValueError and others, on a `$schema` or `$id` that is none.
+        raise ConfigurationError([f"is no JSON Schema: {type(error).__name__}: {str(error)[:200]}"]) from error
 
     def check(value: Any) -> None:
         try:

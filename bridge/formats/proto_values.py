@@ -106,6 +106,8 @@ class MessageValues:
             return _enum(field.enum_type)
         if field.type == FieldDescriptor.TYPE_FLOAT:
             return shortest
+        if field.type == FieldDescriptor.TYPE_STRING and not _is_checked(field):
+            return _text
         return _base64 if field.type == FieldDescriptor.TYPE_BYTES else None
 
     def _any(self, message: Any) -> dict[str, Any]:
@@ -143,6 +145,16 @@ def _enum(type_: EnumDescriptor) -> Convert:
     for value in type_.values:
         names.setdefault(value.number, value.name)
     return lambda number: names.get(number, number)
+
+
+def _is_checked(field: FieldDescriptor) -> bool:
+    """Whether the parser refuses a text that is not UTF-8: proto2's may be anything, proto3's (no presence, or marked so) may not."""
+    return not field.has_presence and not field.is_repeated
+
+
+def _text(text: str | bytes) -> str:
+    """One text of a feed that is not UTF-8 is no reason to lose the rest of it: what cannot be read of it is replaced."""
+    return text if isinstance(text, str) else text.decode(errors="replace")
 
 
 def _base64(data: bytes) -> str:

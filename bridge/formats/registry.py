@@ -21,6 +21,7 @@ import msgspec
 
 from bridge.core.backoff import Backoff
 from bridge.core.decoding import DecodeError, SchemaUnavailableError
+from shared.errors import ConfigurationError
 from shared.telemetry import Log
 
 MAX_SCHEMAS = 2_000
@@ -31,7 +32,6 @@ MAX_VERSIONS = 200
 """Of a subject, read for the fingerprints of single-object encoding: the newest ones."""
 ABSENT_FOR_S = 30.0
 """How long a schema that was not there is not asked for again."""
-_WAIT_S = 0.5
 _FIRST_BACKOFF_S = 0.25
 _MOST_BACKOFF_S = 15.0
 _NO_SUCH = frozenset((40401, 40402, 40403))
@@ -81,10 +81,14 @@ class _Question:
 class SchemaRegistry:
     """One registry. May be asked by several threads."""
 
-    def __init__(self, settings: RegistrySettings, *, clock: Callable[[], float] = time.monotonic, wait_s: float = _WAIT_S) -> None:
+    wait_s: float = 0.5
+    """How long who asks waits for a new answer. A command that has nothing else to do sets it higher, for all."""
+
+    def __init__(self, settings: RegistrySettings, *, clock: Callable[[], float] = time.monotonic, wait_s: float | None = None) -> None:
         self._settings = settings
         self._clock = clock
-        self._wait_s = wait_s
+        if wait_s is not None:
+            self.wait_s = wait_s
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[str, Any], Answer] = OrderedDict()
         self._asked_at: dict[tuple[str, Any], float] = {}
@@ -102,6 +106,13 @@ class SchemaRegistry:
     def is_away(self) -> bool:
         """Whether the last question had no answer."""
         return bool(self._away)
+
+    def prepare(self) -> None:
+        """Make the client, without asking anything. Raises ConfigurationError where it does not take a setting or a file."""
+        try:
+            self._client("")
+        except (ValueError, TypeError, OSError) as error:  # An ssl.SSLError is an OSError.
+            raise ConfigurationError([f"the registry's client does not take its settings: {_told(error)}"]) from error
 
     def schema(self, number: int, *, serialized: bool = False) -> RegisteredSchema:
         """The schema with this id; of Protobuf, where `serialized`, its descriptor in base64 if the registry can make it.
@@ -126,7 +137,7 @@ class SchemaRegistry:
         if isinstance(question, _Question):
             # Once, and then not again for the same question: who asks has other things to do.
             if is_new:
-                question.done.wait(self._wait_s)
+                question.done.wait(self.wait_s)
             if not question.done.is_set():
                 msg = f"schema registry {self._settings.url}: no answer yet"
                 raise SchemaUnavailableError(msg)

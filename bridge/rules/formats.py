@@ -56,7 +56,8 @@ class FormatCompiler:
             for problem in error.problems:
                 # A key's format may stand there as a text alone, which is its place then.
                 setting = error.setting or ("" if is_key else "format")
-                self._checker.tell((*path, setting) if setting else path, problem)
+                place = path[:-1] if is_key and setting == "schema_registry" else path
+                self._checker.tell((*place, setting) if setting else place, problem)
             return None
 
     # The registry.

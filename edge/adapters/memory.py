@@ -10,13 +10,16 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from zlib import crc32
 
-from edge.ports import BusEvents, ChannelHistory
+import msgspec
+
+from edge.ports import BusEvents, ChannelHistory, KeyPage
 from shared.bus.layout import INCARNATION_BYTES
 from shared.bus.push import Outcome, Push, Pushed
 from shared.envelope import Envelope
 from shared.errors import BusUnavailableError
-from shared.publication import DeltaFormat
+from shared.publication import ContentType, DeltaFormat, Kind
 
 Gate = Callable[[str], Awaitable[None]]
 """Awaited at "subscribe" and "read" (the command is on its way) and at "subscribed" and "answer" (the answer is)."""
@@ -36,6 +39,7 @@ class MemoryStore:
         self._random = random
         self._histories: dict[str, deque[Envelope]] = {}
         self._sources: dict[str, dict[bytes, tuple[int, int]]] = {}
+        self._keys: dict[str, dict[bytes, Envelope]] = {}
         self._links: list[MemoryBus] = []
 
     def __repr__(self) -> str:
@@ -58,29 +62,40 @@ class MemoryStore:
         history = self._histories.get(push.channel)
         source = self._sources.setdefault(push.channel, {})
         newest = history[-1] if history else None
+        if newest is not None and (newest.kind is Kind.KEYED) is not (push.kind is Kind.KEYED):
+            self.expire(push.channel)
+            return self.push(push)
         place = (push.source.offset, push.source.index)
         if newest is not None and place <= source.get(push.source.id, (-1, -1)):
             return Pushed(Outcome.DUPLICATE, newest.epoch, newest.offset)
         source[push.source.id] = place
-        if newest is not None and push.only_changed and newest.payload_hash == push.payload_hash:
+        base = newest if push.key is None else self._keys.get(push.channel, {}).get(push.key)
+        is_same = base is None if _is_deletion(push) else base is not None and base.payload_hash == push.payload_hash
+        if newest is not None and push.only_changed and is_same:
             return Pushed(Outcome.UNCHANGED, newest.epoch, newest.offset)
         epoch = self.incarnation + self._random(INCARNATION_BYTES) if newest is None else newest.epoch
         full = _full(push, epoch, 1 if newest is None else newest.offset + 1)
         self._keep(push, full)
-        is_delta = push.delta_format is not DeltaFormat.NONE and newest is not None and push.base_hash == newest.payload_hash
-        self._publish((push.channel, _delta(push, full) if is_delta else full))
+        is_delta = push.delta_format is not DeltaFormat.NONE and base is not None and push.base_hash == base.payload_hash
+        self._publish((push.channel, _delta(push, full, base.offset) if is_delta and base is not None else full))
         return Pushed(Outcome.DELTA if is_delta else Outcome.FULL, epoch, full.offset)
 
     def flush(self) -> None:
         """Lose everything, as FLUSHALL and a restart do."""
         self._histories.clear()
         self._sources.clear()
+        self._keys.clear()
         self.incarnation = None
 
     def expire(self, channel: str) -> None:
         """Lose one channel, as a time to live that runs out does."""
         self._histories.pop(channel, None)
         self._sources.pop(channel, None)
+        self._keys.pop(channel, None)
+
+    def keys(self, channel: str) -> Sequence[Envelope]:
+        """The newest publication of each key of a keyed channel."""
+        return tuple(self._keys.get(channel, {}).values())
 
     def history(self, channel: str) -> Sequence[Envelope]:
         """All that is kept of a channel, oldest first."""
@@ -93,6 +108,12 @@ class MemoryStore:
     def _keep(self, push: Push, full: Envelope) -> None:
         history = self._histories.setdefault(push.channel, deque())
         history.append(full)
+        if push.key is not None:
+            keys = self._keys.setdefault(push.channel, {})
+            if _is_deletion(push):
+                keys.pop(push.key, None)
+            else:
+                keys[push.key] = full
         while len(history) > 1 and (
             len(history) > push.keep.history_size or sum(len(envelope.body) for envelope in history) > push.keep.history_bytes
         ):
@@ -166,14 +187,28 @@ class MemoryBus:
         """See `edge.ports.Bus`."""
         return await self._read(channel, count, lambda held: held[:count])
 
+    async def read_keys(self, channel: str, cursor: int, count: int) -> KeyPage:
+        """See `edge.ports.Bus`. As HSCAN does it gives no order, and a key has its place however others come and go."""
+        await self._pass("read")
+        self._check_open()
+        held = sorted(self._store.keys(channel), key=lambda envelope: crc32(envelope.key or b""))
+        page = [envelope for envelope in held if crc32(envelope.key or b"") >= cursor]
+        last = page[count - 1].key if len(page) > count else None
+        taken = page if last is None else [envelope for envelope in page if crc32(envelope.key or b"") <= crc32(last)]
+        await self._pass("answer")
+        return KeyPage(taken, 0 if len(taken) == len(page) else crc32(last or b"") + 1)
+
     async def _read(self, channel: str, count: int, part: Callable[[Sequence[Envelope]], Sequence[Envelope]]) -> ChannelHistory:
         await self._pass("read")
-        if self._store.incarnation is None:
-            msg = "no bridge has opened this shard since it was emptied"
-            raise BusUnavailableError(msg)
+        self._check_open()
         envelopes = list(part(self._store.history(channel)))
         await self._pass("answer")
         return ChannelHistory(envelopes, count)
+
+    def _check_open(self) -> None:
+        if self._store.incarnation is None:
+            msg = "no bridge has opened this shard since it was emptied"
+            raise BusUnavailableError(msg)
 
     # -- what happens on a real one ------------------------------------------------------------------------------------------------
 
@@ -236,21 +271,24 @@ class MemoryBus:
 
 def _full(push: Push, epoch: bytes, offset: int) -> Envelope:
     return Envelope(
-        epoch, offset, 0, DeltaFormat.NONE, push.kind, push.content_type, push.time_ms, push.payload_hash, b"", None, push.payload
-    )
-
-
-def _delta(push: Push, full: Envelope) -> Envelope:
-    return Envelope(
-        full.epoch,
-        full.offset,
-        full.offset - 1,
-        push.delta_format,
+        epoch,
+        offset,
+        0,
+        DeltaFormat.NONE,
         push.kind,
         push.content_type,
         push.time_ms,
         push.payload_hash,
-        push.base_hash,
-        None,
-        push.delta,
+        b"",
+        push.key,
+        push.payload,
+        push.tags,
     )
+
+
+def _delta(push: Push, full: Envelope, base_offset: int) -> Envelope:
+    return msgspec.structs.replace(full, base_offset=base_offset, delta=push.delta_format, base_hash=push.base_hash, body=push.delta)
+
+
+def _is_deletion(push: Push) -> bool:
+    return push.content_type is ContentType.NONE

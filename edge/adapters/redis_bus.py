@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from edge.adapters.redis_connection import Address, RedisConnection
 from edge.adapters.redis_link import Link
 from edge.adapters.redis_placement import ClusterLinks, ServerLinks
-from edge.ports import BusEvents, ChannelHistory
+from edge.ports import BusEvents, ChannelHistory, KeyPage
 from shared.bus.layout import BusLayout
 from shared.envelope import Envelope, decode
 from shared.errors import BusUnavailableError, EnvelopeError
@@ -116,16 +116,28 @@ class RedisBus:
         """See `edge.ports.Bus`."""
         return await self._read(channel, 0, count - 1, count)
 
+    async def read_keys(self, channel: str, cursor: int, count: int) -> KeyPage:
+        """See `edge.ports.Bus`."""
+        layout = self._known_layout()
+        async with self._reads:
+            self.reads += 1
+            following, entries = await self._link_of(channel).read_keys(layout, channel, cursor, count)
+        return KeyPage(self._decode(channel, entries), following)
+
     async def _read(self, channel: str, first: int, last: int, count: int) -> ChannelHistory:
         """Read a part of the history: the places of its ends, as LRANGE counts them."""
         layout = self._known_layout()
         async with self._reads:
             self.reads += 1
             entries = await self._link_of(channel).read(layout, channel, first, last)
+        return ChannelHistory(self._decode(channel, entries), count)
+
+    @staticmethod
+    def _decode(channel: str, entries: list[bytes]) -> list[Envelope]:
         try:
-            return ChannelHistory([decode(entry) for entry in entries], count)
+            return [decode(entry) for entry in entries]
         except EnvelopeError as error:
-            msg = f"the history of {channel} cannot be read: {error}"
+            msg = f"what the bus holds of {channel} cannot be read: {error}"
             raise BusUnavailableError(msg) from error
 
     async def learn_layout(self, link: Link, reader: RedisConnection) -> BusLayout:

@@ -176,17 +176,22 @@ class Link:
 
     async def read(self, layout: BusLayout, channel: str, first: int, last: int) -> list[bytes]:
         """A part of a channel's history, of its shard's present incarnation; its ends as LRANGE counts them."""
+        incarnation, entries = await self._ask(layout, channel, ("LRANGE", layout.history_key(channel), first, last))
+        return [entry for entry in entries if entry[1 : 1 + INCARNATION_BYTES] == incarnation]
+
+    async def read_keys(self, layout: BusLayout, channel: str, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """A page of a keyed channel's newest publications, and where the next page begins: 0 where there is none."""
+        incarnation, page = await self._ask(layout, channel, ("HSCAN", layout.keys_key(channel), cursor, "COUNT", count))
+        return int(page[0]), [entry for entry in page[1][1::2] if entry[1 : 1 + INCARNATION_BYTES] == incarnation]
+
+    async def _ask(self, layout: BusLayout, channel: str, command: tuple[str | int, ...]) -> tuple[bytes, list[Any]]:
+        """Have a command answered, together with the incarnation of the channel's shard."""
         connection = self._reader
         if connection is None:
             msg = f"{self.where} is away"
             raise BusUnavailableError(msg)
         run_id = self._run_id
-        commands = (
-            ("MULTI",),
-            ("GET", layout.incarnation_key(layout.shard_of(channel))),
-            ("LRANGE", layout.history_key(channel), first, last),
-            ("EXEC",),
-        )
+        commands = (("MULTI",), ("GET", layout.incarnation_key(layout.shard_of(channel))), command, ("EXEC",))
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 answer = await connection.ask_later(commands)
@@ -198,16 +203,15 @@ class Link:
             self._owner.doubt(self)
             msg = f"{self.where} refused a read: {answer}"
             raise BusUnavailableError(msg)
-        stored, entries = answer
+        stored, found = answer
         # Redis that came back from an old snapshot gives out offsets a second time: nothing counts until a bridge has looked at it.
         if not isinstance(stored, bytes) or stored[INCARNATION_BYTES : INCARNATION_BYTES + RUN_ID_BYTES] != run_id:
             msg = f"{self.where}: no bridge has opened this shard since the server started, was emptied, or got the shard"
             raise BusUnavailableError(msg)
-        if not isinstance(entries, list):
-            msg = f"{self.where} refused to read {channel}: {entries}"
+        if not isinstance(found, list):
+            msg = f"{self.where} refused to read {channel}: {found}"
             raise BusUnavailableError(msg)
-        incarnation = stored[:INCARNATION_BYTES]
-        return [entry for entry in entries if entry[1 : 1 + INCARNATION_BYTES] == incarnation]
+        return stored[:INCARNATION_BYTES], found
 
     def watch_beats(self) -> None:
         """Where no bridge was heard for too long, read what is in use: a link can be up and deliver nothing."""

@@ -33,7 +33,7 @@ export class Fleet {
     const long = item.long ?? item.vehicle?.position?.longitude;
     let vehicle = this.vehicles.get(id);
     if (!vehicle) this.vehicles.set(id, (vehicle = new Vehicle(id)));
-    vehicle.route = item.vehicle?.trip?.routeId ?? vehicle.route;
+    vehicle.route = item.vehicle?.trip?.routeId ?? item.vehicle?.trip?.route_id ?? vehicle.route;
     if (Number.isFinite(lat) && Number.isFinite(long)) move(vehicle, lat, long, nowMs);
     return vehicle;
   }

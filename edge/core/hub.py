@@ -40,16 +40,32 @@ class Paced(Protocol):
     def on_gap(self, gap: Gap) -> None:
         """The stream was lost or skipped; its newest publication is there already."""
 
+    def on_too_large(self, why: str) -> None:
+        """The channel's state is larger than this edge holds: the subscription is over. Leaves the channel."""
+
+
+class Holder(Protocol):
+    """Who holds a subscription in mode queue."""
+
+    def on_restart(self, subscription: Subscription, gap: Gap) -> None:
+        """The state of a keyed channel has to be sent anew: the subscription is no member of the channel any more."""
+
+    def on_end(self, subscription: Subscription, why: str) -> None:
+        """The channel's state is larger than this edge holds: the subscription is over, and no member of the channel any more."""
+
 
 class Subscription:
     """One session on one channel, in mode queue. Compared by identity."""
 
-    __slots__ = ("channel", "variant", "write")
+    __slots__ = ("channel", "floor", "holder", "variant", "write")
 
-    def __init__(self, channel: Channel, variant: Variant, write: Write) -> None:
+    def __init__(self, channel: Channel, variant: Variant, write: Write, holder: Holder, *, floor: int = 0) -> None:
         self.channel = channel
         self.variant = variant
         self.write = write
+        self.holder = holder
+        self.floor = floor
+        """On a keyed channel: the subscriber was sent every publication with a greater offset (or a newer one of its key), and no other."""
 
     def leave(self) -> None:
         """End it."""
@@ -84,7 +100,7 @@ class Channel:
         return f"<Channel {self.label.name} {self.subscribers} subscribers {self.stream!r}>"
 
     def add(self, subscription: Subscription, *, in_step: bool) -> None:
-        """Start delivering. `in_step`: the subscriber was just sent the newest publication, whole."""
+        """Start delivering. `in_step`: the subscriber was just sent the newest publication (of each key), whole."""
         group = self.groups.get(subscription.variant)
         if group is None:
             group = self.groups[subscription.variant] = _Group()
@@ -145,32 +161,80 @@ class Channel:
         if self.paced:
             self._steps.update(((step.base.offset, step.item.offset), step) for step in steps if step.base is not None)
         first, *others = steps
+        may_grow = bool(self.paced)  # One that has got all of a keyed channel's state joins a group, and has got this, too.
         for variant, group in self.groups.items():
             rest = b"".join([variant.step_frame(step, label) for step in others]) if others else b""
             frames = variant.step_frame(first, label) + rest
             if not group.behind:
-                outgoing.append((group.in_step.values(), frames))
+                outgoing.append((list(group.in_step.values()) if may_grow else group.in_step.values(), frames))
                 continue
             outgoing.append((list(group.in_step.values()), frames))
+            if self.stream.keyed is not None:
+                self._encode_behind(group, variant, steps, outgoing)
+                continue
             outgoing.append((list(group.behind.values()), variant.full_frame(first.item, label) + rest))
             group.in_step.update(group.behind)
             group.behind.clear()
-        for subscriber in self.paced:
-            subscriber.poke()
+        if self.paced:
+            for subscriber in list(self.paced):
+                subscriber.poke()
+
+    def _encode_behind(self, group: _Group, variant: Variant, steps: Sequence[Step], outgoing: list[Outgoing]) -> None:
+        """Those who were not sent the newest publication of each key get deltas of those keys only of which they were."""
+        label = self.label
+        by_floor: dict[int, list[Write]] = {}
+        for subscription, write in group.behind.items():
+            by_floor.setdefault(subscription.floor, []).append(write)
+        for floor, writes in by_floor.items():
+            frames = [
+                variant.step_frame(step, label) if step.base is None or step.base.offset > floor else variant.full_frame(step.item, label)
+                for step in steps
+            ]
+            outgoing.append((writes, b"".join(frames)))
+        for subscription in [subscription for subscription in group.behind if not self.is_behind(subscription.floor)]:
+            group.in_step[subscription] = group.behind.pop(subscription)
+
+    def is_behind(self, floor: int) -> bool:
+        """Whether there is a key whose newest publication is not among those after `floor`."""
+        keyed = self.stream.keyed
+        return floor > 0 and keyed is not None and 0 < keyed.oldest <= floor
 
     def tell_gap(self, gap: Gap, steps: Sequence[Step]) -> None:
-        """Tell every subscriber of a gap, and give the newest publication whole where there is one."""
+        """Tell every subscriber of a gap, and give the newest publication whole where there is one; of a keyed channel, the state."""
         self._steps.clear()
-        for subscriber in self.paced:
+        paced = list(self.paced)
+        if self.stream.keyed is not None:
+            for subscription in self._take_all():
+                subscription.holder.on_restart(subscription, gap)
+        else:
+            self._tell_gap(gap, steps)
+        for subscriber in paced:
             subscriber.on_gap(gap)
+
+    def _tell_gap(self, gap: Gap, steps: Sequence[Step]) -> None:
         for variant, group in self.groups.items():
             message = variant.wrap(gap_message(gap, self.label, self.stream.epoch, variant.dialect))
             joined = message + b"".join(variant.full_frame(step.item, self.label) for step in steps)
-            for write in (*group.in_step.values(), *group.behind.values()):
-                write(joined)
             fresh = group.in_step | group.behind
+            for subscription, write in fresh.items():
+                subscription.floor = 0
+                write(joined)
             is_ready = bool(steps) or variant.delta is DeltaFormat.NONE
             group.in_step, group.behind = (fresh, {}) if is_ready else ({}, fresh)
+
+    def tell_too_large(self, why: str) -> None:
+        """End every subscription: the channel's state is larger than this edge holds."""
+        for subscriber in list(self.paced):
+            subscriber.on_too_large(why)
+        for subscription in self._take_all():
+            subscription.holder.on_end(subscription, why)
+
+    def _take_all(self) -> list[Subscription]:
+        """All members of the groups, which are empty then."""
+        taken = [subscription for group in self.groups.values() for subscription in (*group.in_step, *group.behind)]
+        self.groups.clear()
+        self.subscribers -= len(taken)
+        return taken
 
 
 class Hub:

@@ -25,6 +25,8 @@ class Item(msgspec.Struct, gc=False, eq=False):
     content_type: ContentType
     time_ms: int | None
     key: bytes | None
+    tags: bytes = b""
+    """A JSON object of strings; empty where there are none."""
     frames: dict[Hashable, bytes] | None = None
     """Full frames by variant, for those who come later than the publication: each is made once, whoever needs it."""
 
@@ -32,10 +34,30 @@ class Item(msgspec.Struct, gc=False, eq=False):
         return f"<Item {self.offset} of {self.epoch}, {len(self.payload)} bytes>"
 
 
+class KeyedItem(Item, gc=False, eq=False):
+    """One publication of a keyed channel."""
+
+    key: bytes
+    previous: KeyedItem | None = None
+    """The publication of the same key before this one, while this one is in the channel's ring; None after a deletion."""
+
+    @property
+    def is_deletion(self) -> bool:
+        """Whether the key was deleted."""
+        return self.content_type is ContentType.NONE
+
+
 def item_of(epoch: str, envelope: Envelope, payload: bytes) -> Item:
     """The publication of an envelope whose full payload is `payload`."""
     time_ms = None if envelope.time_ms == NO_TIME else envelope.time_ms
-    return Item(epoch, envelope.offset, payload, envelope.payload_hash, envelope.content_type, time_ms, envelope.key)
+    return Item(epoch, envelope.offset, payload, envelope.payload_hash, envelope.content_type, time_ms, envelope.key, envelope.tags)
+
+
+def keyed_item_of(epoch: str, envelope: Envelope, payload: bytes) -> KeyedItem:
+    """The same of a keyed channel."""
+    time_ms = None if envelope.time_ms == NO_TIME else envelope.time_ms
+    key = envelope.key or b""
+    return KeyedItem(epoch, envelope.offset, payload, envelope.payload_hash, envelope.content_type, time_ms, key, envelope.tags)
 
 
 class Step(msgspec.Struct, gc=False, eq=False):

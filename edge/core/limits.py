@@ -43,6 +43,12 @@ class Limits(msgspec.Struct, frozen=True):
     """Of one channel."""
     max_ring_bytes: int = 536_870_912
     """Of all channels together, with what each publication takes besides its payload; beyond it, channels keep only their newest one."""
+    max_keys: int = 200_000
+    """Of one keyed channel, whose newest publications an edge holds while it is in use."""
+    max_state_bytes: int = 268_435_456
+    """Of them, in one channel."""
+    max_all_state_bytes: int = 1_073_741_824
+    """Of them, in all channels together."""
     connect_timeout_s: float = 10.0
     ping_interval_s: float = 25.0
     """A ping that is not answered before the next one is due closes the connection."""

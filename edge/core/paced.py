@@ -29,6 +29,10 @@ class Due(msgspec.Struct, frozen=True):
     """When to ask again, where only time holds it up; 0 where something else does."""
     page_after: int = -1
     """Read the publications after this offset from the bus, and hand them to `take_page`; -1 where none are needed."""
+    is_more: bool = False
+    """Ask again at once, even where there are no frames."""
+    is_whole: bool = False
+    """Only of keyed channels: with these frames the client holds the whole state, for the first time."""
 
 
 NOTHING = Due()

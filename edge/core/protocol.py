@@ -35,6 +35,7 @@ class ErrorCode(StrEnum):
     NOT_SUBSCRIBED = "not_subscribed"
     TOO_MANY_SUBSCRIPTIONS = "too_many_subscriptions"
     MODE_NOT_ALLOWED = "mode_not_allowed"
+    STATE_TOO_LARGE = "state_too_large"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
 

@@ -114,6 +114,32 @@ def start_paced_from(stream: ChannelStream, position: Position, mode: Mode) -> P
     return PacedStart(position.offset, recovered=True)
 
 
+def start_keyed(  # noqa: PLR0911  (a case each)
+    stream: ChannelStream, position: Position | None, mode: Mode, *, most: int, is_read: bool
+) -> PacedStart | NeedHistory:
+    """Where a subscriber of a keyed channel starts: with the whole state, or behind its position.
+
+    That takes a state which knows of all deletions since then, or the publications themselves. `is_read` says that as much of the history
+    as could help was read.
+    """
+    keyed, head = stream.keyed, stream.offset
+    if position is None or keyed is None:
+        return PacedStart(0)
+    if not position.epoch and position.offset == 0:
+        return PacedStart(0, recovered=True)
+    if position.epoch != stream.epoch:
+        return PacedStart(0, recovered=False, gap=Gap("epoch_changed", None))
+    if position.offset > head:
+        return PacedStart(0, recovered=False, gap=Gap("position_ahead", None))
+    cursor = position.offset
+    if mode is Mode.ACK or keyed.forgotten_up_to <= cursor or stream.ring[0].offset <= cursor + 1:
+        return PacedStart(cursor, recovered=True)
+    if not is_read and head - cursor <= most:
+        return NeedHistory(head - cursor)
+    reason = "history_trimmed" if is_read else "too_large"
+    return PacedStart(0, recovered=False, gap=Gap(reason, Missed(cursor + 1, head)))
+
+
 def _lost(newest: Item | None, reason: str, position: Position | None = None) -> Start:
     missed = None
     if position is not None and newest is not None and newest.offset - 1 > position.offset:

@@ -13,14 +13,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.core.item import Item, Step, item_of
-from shared.delta import json_patch, vcdiff
+from edge.core.item import Item, KeyedItem, Step, item_of, keyed_item_of
+from edge.core.keyed import KeyedLoad, KeyedState, payload_of
 from shared.envelope import Envelope, epoch_to_text
 from shared.errors import DeltaError
-from shared.publication import DeltaFormat, Kind, Position, payload_hash
-
-MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
-"""A delta's result may not be larger. Kafka's own records rarely come near."""
+from shared.publication import DeltaFormat, Kind, Position
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -45,6 +42,8 @@ class Refill(msgspec.Struct, frozen=True):
     gap: Gap | None = None
     needs_more: int = 0
     """So many of the newest publications must be read for the rest to follow; nothing was changed. 0: enough was read."""
+    needs_keys: bool = False
+    """The state of a keyed channel must be read; nothing was changed."""
 
 
 class OutOfStep(msgspec.Struct, frozen=True):
@@ -56,13 +55,15 @@ class OutOfStep(msgspec.Struct, frozen=True):
 class ChannelStream:
     """Position, newest publication and ring of one channel. `ring_bytes` bounds the ring; the newest is always kept."""
 
-    __slots__ = ("_epoch", "_floor", "_is_loaded", "_max_bytes", "_max_items", "bytes_held", "epoch", "kind", "offset", "ring")
+    __slots__ = ("_epoch", "_floor", "_is_loaded", "_max_bytes", "_max_items", "bytes_held", "epoch", "keyed", "kind", "offset", "ring")
 
     def __init__(self, *, max_items: int, max_bytes: int) -> None:
         self.epoch: str | None = None
         """None while the channel has no position."""
         self.offset = 0
         self.kind: Kind | None = None
+        self.keyed: KeyedState | None = None
+        """Of a keyed channel: the newest publication of each key."""
         self.ring: deque[Item] = deque()
         self._epoch = b""
         self.bytes_held = 0
@@ -99,15 +100,17 @@ class ChannelStream:
             if envelope.epoch == self._epoch and envelope.offset <= self.offset:
                 return None
             return OutOfStep(f"{epoch_to_text(envelope.epoch)}:{envelope.offset} came after {self.epoch}:{self.offset}")
+        if self.keyed is not None:
+            return self._apply_keyed(self.keyed, envelope)
         if not envelope.delta:
             return self._append(envelope, envelope.body)
         try:
-            payload = self._apply_delta(envelope)
+            payload = payload_of(envelope, self.ring[-1])
         except DeltaError as error:
             return OutOfStep(str(error))
         return self._append(envelope, payload)
 
-    def refill(self, history: Sequence[Envelope], *, asked: int, most: int) -> Refill:
+    def refill(self, history: Sequence[Envelope], *, asked: int, most: int) -> Refill:  # noqa: PLR0911  (a case each)
         """Take the newest `asked` publications that the bus holds: all full, in order without a hole.
 
         Fewer came where the bus holds fewer, none where the channel is not there. `most` is how many may ever be asked for.
@@ -117,6 +120,9 @@ class ChannelStream:
             return self._vanish()
         newest = history[-1]
         if newest.epoch != self._epoch and (self.epoch is not None or not was_loaded):
+            if newest.kind is Kind.KEYED:
+                self._is_loaded = was_loaded
+                return Refill([], needs_keys=True)
             gap = Gap("epoch_changed", None) if self.epoch is not None else None
             self._start(newest)
             return Refill(self._restart(history, asked), gap)
@@ -127,12 +133,27 @@ class ChannelStream:
         if following[0].offset == self.offset + 1:
             if self.epoch is None:
                 self._start(newest)
-            return Refill([self._append(envelope, envelope.body) for envelope in following])
+            return Refill([self._take(envelope) for envelope in following])
         if len(history) >= asked and asked < most:
             return Refill([], needs_more=min(newest.offset - self.offset, most))
         gap = Gap("history_trimmed" if len(history) < asked else "too_large", Missed(self.offset + 1, newest.offset - 1))
+        if newest.kind is Kind.KEYED:
+            return Refill([], gap, needs_keys=True)
         self._start(newest)
         return Refill(self._restart(history, asked), gap)
+
+    def adopt(self, load: KeyedLoad, why: str) -> Refill:
+        """Take the state of a keyed channel, read anew, because of a gap of this reason; whoever is subscribed gets all of it."""
+        was_loaded, self._is_loaded = self._is_loaded, True
+        newest, gap = load.newest, None
+        if newest.epoch == self._epoch or (self.epoch is None and was_loaded):
+            gap = Gap(why, Missed(self.offset + 1, newest.offset))
+        elif self.epoch is not None:
+            gap = Gap("epoch_changed", None)
+        self._start(newest)
+        self.keyed, self.kind, self.offset = load.state, newest.kind, newest.offset
+        self._keep(load.newest_item)
+        return Refill([], gap)
 
     def extend(self, history: Sequence[Envelope], *, asked: int) -> list[Item]:
         """Take older publications and return all items from the oldest of them to the newest; the ring keeps what fits."""
@@ -141,16 +162,23 @@ class ChannelStream:
             return items
         if len(history) < asked:
             self._floor = history[0].offset
+        if self.keyed is not None:
+            self.keyed.learn(history, items[0].epoch)
         is_contiguous = True
         for envelope in reversed(history):
             if envelope.offset >= items[0].offset:
                 continue
             if envelope.offset != items[0].offset - 1:
                 break
-            item = item_of(items[0].epoch, envelope, envelope.body)
+            item = (item_of if self.keyed is None else keyed_item_of)(items[0].epoch, envelope, envelope.body)
             items.insert(0, item)
             is_contiguous = is_contiguous and self._prepend(item)
         return items
+
+    def forget(self) -> None:
+        """Let go of everything, as if the channel had never been read."""
+        self._vanish()
+        self.kind, self._is_loaded = None, False
 
     def follow(self, items: list[Item]) -> list[Item]:
         """What `extend` returned a while ago, up to the newest; the ring alone where the two no longer join."""
@@ -165,11 +193,13 @@ class ChannelStream:
         """Let go of frames that were made for those who recovered. The next ones make them anew."""
         for item in self.ring:
             item.frames = None
+        if self.keyed is not None:
+            self.keyed.forget_frames()
 
     def shrink(self) -> None:
         """Keep only the newest publication: memory is short."""
         while len(self.ring) > 1:
-            self.bytes_held -= len(self.ring.popleft().payload)
+            self.bytes_held -= self._let_go(self.ring.popleft())
 
     def _prepend(self, item: Item) -> bool:
         if len(self.ring) >= self._max_items or self.bytes_held + len(item.payload) > self._max_bytes:
@@ -182,7 +212,7 @@ class ChannelStream:
         """The bus has no such channel (any more): there is no position, and no value to give."""
         if self.epoch is None:
             return Refill([])
-        self.epoch, self._epoch, self.offset, self._floor = None, b"", 0, 0
+        self.epoch, self._epoch, self.offset, self._floor, self.keyed = None, b"", 0, 0, None
         self.ring.clear()
         self.bytes_held = 0
         return Refill([], Gap("epoch_changed", None))
@@ -192,6 +222,7 @@ class ChannelStream:
         self.epoch = epoch_to_text(envelope.epoch)
         self.offset = 0
         self._floor = 0
+        self.keyed = KeyedState() if envelope.kind is Kind.KEYED else None
         self.ring.clear()
         self.bytes_held = 0
 
@@ -201,18 +232,45 @@ class ChannelStream:
         self._floor = history[0].offset if len(history) < asked else 0
         return [Step(steps[-1].item)]
 
-    def _apply_delta(self, envelope: Envelope) -> bytes:
-        """Only ever to its own base, and with the result that its maker saw; raises DeltaError."""
-        base = self.ring[-1]
-        if envelope.base_offset != base.offset or envelope.base_hash != base.payload_hash:
-            msg = f"a delta for another base than {base!r}"
-            raise DeltaError(msg)
-        decode = vcdiff.decode if envelope.delta is DeltaFormat.VCDIFF else json_patch.decode
-        payload = decode(base.payload, envelope.body, max_size=MAX_PAYLOAD_BYTES)
-        if payload_hash(payload) != envelope.payload_hash:
-            msg = f"a delta for {base!r} gave other bytes than its maker had"
-            raise DeltaError(msg)
-        return payload
+    def _apply_keyed(self, keyed: KeyedState, envelope: Envelope) -> Step | OutOfStep:
+        try:
+            payload = payload_of(envelope, keyed.get(envelope.key or b""))
+        except DeltaError as error:
+            return OutOfStep(str(error))
+        return self._append_keyed(keyed, envelope, payload)
+
+    def _take(self, envelope: Envelope) -> Step:
+        """Take the next publication, full."""
+        return self._append(envelope, envelope.body) if self.keyed is None else self._append_keyed(self.keyed, envelope, envelope.body)
+
+    def _append_keyed(self, keyed: KeyedState, envelope: Envelope, payload: bytes) -> Step:
+        item = keyed_item_of(self.epoch or "", envelope, payload)
+        former = keyed.get(item.key)
+        keyed.put(item)
+        if former is not None:
+            former.frames = None
+            if not former.is_deletion and not item.is_deletion:
+                item.previous = former
+        self.offset = envelope.offset
+        self.kind = envelope.kind
+        self._keep(item)
+        return Step(item, item.previous, envelope.delta, envelope.body) if envelope.delta else Step(item, item.previous)
+
+    def _keep(self, item: KeyedItem) -> None:
+        """Put it into the ring. With it go the publications of the same keys before: who holds those can be given deltas."""
+        ring = self.ring
+        ring.append(item)
+        self.bytes_held += _weight(item)
+        while len(ring) > 1 and (len(ring) > self._max_items or self.bytes_held > self._max_bytes):
+            self.bytes_held -= self._let_go(ring.popleft())
+
+    @staticmethod
+    def _let_go(item: Item) -> int:
+        """What an item that leaves the ring had added to its bytes."""
+        weight = _weight(item)
+        if isinstance(item, KeyedItem):
+            item.previous = None
+        return weight
 
     def _append(self, envelope: Envelope, payload: bytes) -> Step:
         ring = self.ring
@@ -227,3 +285,11 @@ class ChannelStream:
         while (len(ring) > self._max_items or self.bytes_held > self._max_bytes) and len(ring) > 1:
             self.bytes_held -= len(ring.popleft().payload)
         return Step(item, base, envelope.delta, envelope.body) if envelope.delta else Step(item, base)
+
+
+def _weight(item: Item) -> int:
+    """Bytes that an item in the ring holds; a keyed one also those of the publication before."""
+    size = len(item.payload)
+    if isinstance(item, KeyedItem) and item.previous is not None:
+        size += len(item.previous.payload)
+    return size

@@ -24,6 +24,10 @@ _JSON, _VCDIFF = ContentType.JSON, DeltaFormat.VCDIFF
 
 _json = msgspec.json.encode
 _msgpack = msgspec.msgpack.encode
+_read_json = msgspec.json.decode
+
+_KINDS_JSON = {kind: f',"content_type":"{name}"' for kind, name in CONTENT_TYPE_NAMES.items()} | {ContentType.NONE: ',"deleted":true'}
+"""What a JSON frame says of a payload that is not JSON."""
 
 
 class Dialect(Enum):
@@ -120,6 +124,13 @@ def gap_message(gap: Gap, label: Label, epoch: str | None, dialect: Dialect) -> 
     return control(fields | gap_fields(gap) | {"epoch": epoch}, dialect)
 
 
+def caught_up_message(label: Label, epoch: str | None, offset: int, dialect: Dialect) -> bytes:
+    """The `caught_up` message: what was sent makes up the state of a keyed channel at this position."""
+    fields: dict[str, object] = {"type": "caught_up"}
+    fields |= {"channel": label.name} if dialect.is_named else {"number": label.number}
+    return control(fields | {"epoch": epoch, "offset": offset}, dialect)
+
+
 def gap_fields(gap: Gap) -> dict[str, object]:
     """`reason` and `missed`, as `gap` and `subscribed` have them."""
     missed = None if gap.missed is None else {"from": gap.missed.first, "to": gap.missed.last}
@@ -139,11 +150,12 @@ def _head(item: Item, label: Label, variant: Variant, *, with_epoch: bool) -> st
     else:
         who = f'"number":{label.number}'
     time = "" if item.time_ms is None else f',"time":{item.time_ms}'
-    if item.key is None and item.content_type is _JSON:
+    if item.key is None and item.content_type is _JSON and not item.tags:
         return f'{{"type":"publication",{who},"offset":{item.offset}{time}'
     key = "" if item.key is None else f',"key":{_text(item.key)}'
-    kind = "" if item.content_type is _JSON else f',"content_type":"{CONTENT_TYPE_NAMES[item.content_type]}"'
-    return f'{{"type":"publication",{who},"offset":{item.offset}{time}{key}{kind}'
+    tags = f',"tags":{item.tags.decode()}' if item.tags else ""
+    kind = "" if item.content_type is _JSON else _KINDS_JSON[item.content_type]
+    return f'{{"type":"publication",{who},"offset":{item.offset}{time}{key}{tags}{kind}'
 
 
 def _text(data: bytes) -> str:
@@ -154,6 +166,8 @@ def _full_json(item: Item, label: Label, variant: Variant) -> bytes:
     head = _head(item, label, variant, with_epoch=True).encode()
     if item.content_type is _JSON and variant.delta is not _VCDIFF:
         return b"".join((head, b',"data":', item.payload, b"}"))
+    if item.content_type is ContentType.NONE:
+        return head + b"}"
     if item.content_type is not ContentType.BINARY:
         try:
             return b'%b,"encoding":"utf-8","data":%b}' % (head, _json(item.payload.decode()))
@@ -172,7 +186,8 @@ def _delta_json(item: Item, base_offset: int, delta: bytes, label: Label, varian
 
 def _full_msgpack(item: Item, label: Label, variant: Variant) -> bytes:
     who = label.name if variant.dialect.is_named else label.number
-    return _msgpack((0, who, item.offset, item.epoch, item.time_ms, _key(item), int(item.content_type), item.payload))
+    array = (0, who, item.offset, item.epoch, item.time_ms, _key(item), int(item.content_type), item.payload)
+    return _msgpack((*array, _read_json(item.tags)) if item.tags else array)
 
 
 def _delta_msgpack(item: Item, base_offset: int, delta: bytes, label: Label, variant: Variant) -> bytes:
@@ -180,7 +195,8 @@ def _delta_msgpack(item: Item, base_offset: int, delta: bytes, label: Label, var
     who: object = label.number
     if variant.dialect.is_named:
         who, base = label.name, (item.epoch, base_offset)
-    return _msgpack((int(variant.delta), who, item.offset, base, item.time_ms, _key(item), int(item.content_type), delta))
+    array = (int(variant.delta), who, item.offset, base, item.time_ms, _key(item), int(item.content_type), delta)
+    return _msgpack((*array, _read_json(item.tags)) if item.tags else array)
 
 
 def _key(item: Item) -> str | None:

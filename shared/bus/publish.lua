@@ -138,8 +138,9 @@ local function publish_more(head, history, meta, full, delta, keys, versions, id
     end
     if has_version and has_versions then
       local newest = call('HGET', versions, key)
-      is_newer = newest and version > unpack('>d', newest)
-      if newest and not is_newer then
+      newest = newest and unpack('>d', newest)
+      is_newer = newest and version > newest
+      if newest and not is_newer and not (is_restore and version == newest) then
         outcome = outcome or STALE
       end
     end

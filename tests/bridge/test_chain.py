@@ -241,9 +241,8 @@ class TestHeld:
     def test_it_leaves_out_other_shards_and_the_channels_in_flight(self):
         chain = make_chain()
         names = [f"bus:{number}" for number in range(20)]
-        for number, name in enumerate(names):
-            prepared(chain, make_draft(snapshot(number), name), number)
-        found = {push.channel for push in chain.held([1, 2], {"bus:3"})}
+        made = {name: prepared(chain, make_draft(snapshot(number), name), number) for number, name in enumerate(names)}
+        found = {push.channel for push in chain.held([1, 2], [made["bus:3"]])}
         assert found == {name for name in names if LAYOUT.shard_of(name) in {1, 2}} - {"bus:3"}
 
 

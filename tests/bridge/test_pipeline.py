@@ -583,6 +583,7 @@ class TestASchemaThatCannotBeHad:
         steps(pipeline, world)
         assert world.published("bus:b") == world.produced["bus:b"]
         assert records.flow.held(Hold.SCHEMA_AWAY) == [P]
+        assert pipeline.waiting_for_schema == 1
         pipeline.step()
         asked = router.asked
         for _ in range(10):
@@ -598,6 +599,7 @@ class TestASchemaThatCannotBeHad:
         world.clock.sleep(1)
         steps(pipeline, world)
         assert not records.flow.held(Hold.SCHEMA_AWAY)
+        assert pipeline.waiting_for_schema == 0
         pipeline._commit(wait=True)
         world.check()
         assert world.topics.committed == {P: 6, Q: 5}

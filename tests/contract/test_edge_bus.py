@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import pytest
 
 from edge.adapters.memory import MemoryBus, MemoryStore
@@ -193,6 +194,25 @@ def push(channel: str, payload: bytes, *, base: bytes | None = None, keep: int =
     )
 
 
+def push_key(channel: str, key: bytes, payload: bytes | None, *, tags: bytes = b"") -> Push:
+    """On a keyed channel; no payload deletes the key."""
+    made = push(channel, payload or b"")
+    content_type = ContentType.NONE if payload is None else ContentType.JSON
+    return msgspec.structs.replace(made, kind=Kind.KEYED, key=key, content_type=content_type, tags=tags)
+
+
+async def read_all_keys(bus: Bus, channel: str, count: int) -> tuple[dict[bytes, Envelope], int]:
+    """All keys, and on how many pages they came."""
+    found: dict[bytes, Envelope] = {}
+    cursor = pages = 0
+    while True:
+        page = await bus.read_keys(channel, cursor, count)
+        found.update({envelope.key or b"": envelope for envelope in page.envelopes})
+        cursor, pages = page.cursor, pages + 1
+        if not cursor:
+            return found, pages
+
+
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until the bus answers."""
     async with asyncio.timeout(20):
@@ -343,3 +363,49 @@ def test_a_bus_that_no_bridge_has_set_up_is_unavailable(run_in: RunIn):
         await arrived(world, "a", 1)
 
     run_in(test)
+
+
+class TestKeys:
+    def test_all_come_on_pages_with_the_newest_of_each(self, run_in: RunIn):
+        async def test(world: World) -> None:
+            await world.open()
+            for number in range(1_000):
+                await world.push(push_key("k:1", b"key %d" % (number % 600), b'{"n":%d,"pad":"%b"}' % (number, b"x" * 60)))
+            found, pages = await patiently(lambda: read_all_keys(world.bus, "k:1", 100))
+            assert pages > 3
+            assert len(found) == 600
+            assert found[b"key 7"].offset == 608
+            assert found[b"key 7"].body.startswith(b'{"n":607,')
+            assert found[b"key 599"].offset == 600
+
+        run_in(test)
+
+    def test_a_deleted_key_is_not_there_and_tags_are(self, run_in: RunIn):
+        async def test(world: World) -> None:
+            await world.open()
+            await world.push(push_key("k:1", b"a", b"1", tags=b'{"source":"gps"}'))
+            await world.push(push_key("k:1", b"b", b"2"))
+            await world.push(push_key("k:1", b"b", None))
+            found, _ = await patiently(lambda: read_all_keys(world.bus, "k:1", 100))
+            assert {key: envelope.tags for key, envelope in found.items()} == {b"a": b'{"source":"gps"}'}
+            history = await world.bus.read("k:1", 1)
+            assert history.envelopes[0].is_deletion
+
+        run_in(test)
+
+    def test_a_channel_that_is_not_there_has_none(self, run_in: RunIn):
+        async def test(world: World) -> None:
+            await world.open()
+            assert await patiently(lambda: read_all_keys(world.bus, "k:none", 100)) == ({}, 1)
+
+        run_in(test)
+
+    def test_of_a_shard_that_was_emptied_nothing_is_believed(self, run_in: RunIn):
+        async def test(world: World) -> None:
+            await world.open()
+            await patiently(lambda: world.bus.read("k:1", 1))
+            await world.flush()
+            with pytest.raises(BusUnavailableError):
+                await world.bus.read_keys("k:1", 0, 100)
+
+        run_in(test)

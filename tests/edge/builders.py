@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from edge.core.hub import Channel, Subscription
 from edge.core.item import Step
-from edge.core.stream import ChannelStream
+from edge.core.stream import ChannelStream, Gap
 from edge.core.variant import Dialect, Label, Variant, variant_of
 from shared.delta import json_patch, vcdiff
 from shared.envelope import NO_TIME, Envelope, epoch_to_text
@@ -46,6 +48,21 @@ def delta(
     return Envelope(
         epoch, offset, offset - 1, form, Kind.LATEST, ContentType.JSON, NO_TIME, payload_hash(payload), payload_hash(base), None, body
     )
+
+
+def keyed(offset: int, key: str, payload: bytes | None = None, *, epoch: bytes = EPOCH, base: Envelope | None = None) -> Envelope:
+    """A publication on a keyed channel; its payload is `value(offset)` unless given, and with a base it is a delta."""
+    payload = value(offset) if payload is None else payload
+    made = full(offset, payload, epoch=epoch, kind=Kind.KEYED, key=key.encode())
+    if base is None:
+        return made
+    body = vcdiff.encode(base.body, payload)
+    return msgspec.structs.replace(made, base_offset=base.offset, base_hash=base.payload_hash, delta=DeltaFormat.VCDIFF, body=body)
+
+
+def deletion(offset: int, key: str, *, epoch: bytes = EPOCH) -> Envelope:
+    """A key is deleted."""
+    return full(offset, b"", epoch=epoch, kind=Kind.KEYED, content_type=ContentType.NONE, key=key.encode())
 
 
 def history(first: int, last: int, *, epoch: bytes = EPOCH, kind: Kind = Kind.LATEST, size: int = 0) -> list[Envelope]:
@@ -95,5 +112,15 @@ class Reader:
 
     def __init__(self, channel: Channel, wanted: Variant, *, in_step: bool) -> None:
         self.writes: list[bytes] = []
-        self.subscription = Subscription(channel, wanted, self.writes.append)
+        self.subscription = Subscription(channel, wanted, self.writes.append, Nobody())
         channel.add(self.subscription, in_step=in_step)
+
+
+class Nobody:
+    """Holds subscriptions that nothing happens to."""
+
+    def on_restart(self, subscription: Subscription, gap: Gap) -> None:
+        """See `edge.core.hub.Holder`."""
+
+    def on_end(self, subscription: Subscription, why: str) -> None:
+        """See `edge.core.hub.Holder`."""

@@ -20,9 +20,11 @@ from edge.node import Node
 from edge.session import Session
 from shared.delta import vcdiff
 from shared.publication import DELTA_NAMES, ContentType, DeltaFormat, Kind, Position
+from tests.edge.reference_holding import Holding, Publication
+from tests.edge.reference_keyed import KeyedHolding
 
-Published = dict[tuple[str, str, int], tuple[ContentType, bytes]]
-"""Every publication there ever was: (channel, epoch, offset) -> what it is, and its bytes."""
+Published = dict[tuple[str, str, int], tuple[ContentType, bytes, str | None]]
+"""Every publication there ever was: (channel, epoch, offset) -> what it is, its bytes, and its key on a keyed channel."""
 
 NOWHERE = Position("", 0)
 """Where one is who was subscribed before the first publication."""
@@ -35,63 +37,6 @@ _DELTAS = {name: delta for delta, name in DELTA_NAMES.items()}
 def wrap(message: bytes) -> bytes:
     """A frame of this transport: the size, then the message."""
     return len(message).to_bytes(_SIZE_BYTES, "big") + message
-
-
-class Publication(msgspec.Struct, frozen=True):
-    """A publication frame of any dialect, as it was read."""
-
-    who: str | int
-    offset: int
-    epoch: str | None
-    base: int | None
-    delta: DeltaFormat
-    content_type: ContentType
-    data: Any
-    """JSON value, or the bytes of payload or delta."""
-
-
-class Holding:
-    """What a client knows of one channel."""
-
-    def __init__(self, channel: str, kind: Kind, delta: DeltaFormat) -> None:
-        self.channel = channel
-        self.kind = kind
-        self.delta = delta
-        self.is_subscribed = False
-        self.number: int | None = None
-        self.epoch: str | None = None
-        self.offset = 0
-        self.is_anchored = False
-        """Whether the next publication's offset is known: a bare client of a stream learns its place from the first one."""
-        self.may_jump = False
-        """Whether the next publication need not be the next offset: the edge has just told why."""
-        self.expected_after: int | None = None
-        """Where the edge named what was missed: the offset that must come next."""
-        self.has_value = False
-        """Whether a delta can be applied."""
-        self.is_resumed = False
-        """Whether it holds the value of its position from before."""
-        self.is_invented = False
-        """Whether it subscribed with a position that nobody had been given at that time."""
-        self.value: Any = None
-        self.gaps: list[tuple[str, Any]] = []
-        self.received = 0
-        self.mode = Mode.QUEUE
-        self.window = 0
-        self.max_rate = 0.0
-        self.unacked: list[int] = []
-        """Offsets that were received and not acknowledged, in modes conflate and ack."""
-        self.acked: Position | None = None
-        """Where a client in mode ack comes back."""
-        self.received_at = float("-inf")
-
-    def __repr__(self) -> str:
-        return f"<Holding {self.channel} {self.epoch}:{self.offset} {'with' if self.has_value else 'without'} value, gaps {self.gaps}>"
-
-    @property
-    def position(self) -> Position | None:
-        """Where a client would resume."""
-        return None if self.epoch is None else Position(self.epoch, self.offset)
 
 
 class ReferenceClient:
@@ -115,6 +60,7 @@ class ReferenceClient:
         self._published = published
         self._kind_of = kind_of
         self._ids = 0
+        self._room = 0
         self._asked: dict[int, tuple[str, Position | None, Any]] = {}
         if not dialect.is_named:
             self.send(type="connect")
@@ -141,9 +87,12 @@ class ReferenceClient:
         mode: Mode = Mode.QUEUE,
         window: int = 0,
         max_rate: float = 0,
+        state: dict[str, int] | None = None,
     ) -> None:
-        """Subscribe by a frame."""
-        holding = self.holdings[channel] = Holding(channel, self._kind_of(channel), delta)
+        """Subscribe by a frame. `state` is what it holds of a keyed channel, if it was there before."""
+        holding = self.holdings[channel] = self._hold(channel, delta)
+        if isinstance(holding, KeyedHolding):
+            holding.state = dict(state or {})
         if position is not None:
             holding.epoch, holding.offset, holding.is_resumed = position.epoch or None, position.offset, bool(position.epoch)
             holding.is_invented = position.offset > 0 and (channel, position.epoch, position.offset) not in self._published
@@ -167,9 +116,13 @@ class ReferenceClient:
 
     def subscribe_bare(self, channel: str, *, delta: DeltaFormat = DeltaFormat.NONE) -> None:
         """Subscribe as the URL of a bare client does: the start has no frame of its own."""
-        holding = self.holdings[channel] = Holding(channel, self._kind_of(channel), delta)
+        holding = self.holdings[channel] = self._hold(channel, delta)
         holding.is_subscribed = holding.may_jump = True
         self.session.subscribe(Subscribe(None, channel, delta=delta))
+
+    def _hold(self, channel: str, delta: DeltaFormat) -> Holding:
+        kind = self._kind_of(channel)
+        return KeyedHolding(channel, kind, delta, self._published) if kind is Kind.KEYED else Holding(channel, kind, delta)
 
     def unsubscribe(self, channel: str) -> None:
         """Unsubscribe by a frame, and forget."""
@@ -190,12 +143,14 @@ class ReferenceClient:
             who = {"channel": channel} if holding.offset % 2 else {"number": holding.number}
             self.send(type="ack", offset=handled[-1], epoch=holding.epoch, **who)
 
-    def stall(self) -> None:
-        """The socket takes no more."""
-        self.is_writable = False
+    def stall(self, after: int = 0) -> None:
+        """The socket takes no more, or only so many writes more."""
+        self._room = after
+        self.is_writable = after > 0
 
     def read_on(self) -> None:
         """The socket has room again."""
+        self._room = 0
         self.is_writable = True
         self.session.on_writable()
 
@@ -225,6 +180,9 @@ class ReferenceClient:
             holding = self.holdings[channel]
             # What was promised comes in the same write, so whatever happens next finds the client at one place.
             assert holding.expected_after is None, f"{holding}: was told what was missed and did not get what follows"
+        if self._room:
+            self._room -= 1
+            self.is_writable = self._room > 0
 
     def allow_burst(self, size: int) -> None:
         """See `edge.ports.ClientPipe`."""
@@ -252,6 +210,10 @@ class ReferenceClient:
             if holding is not None:
                 touched.add(holding.channel)
                 self._on_gap(holding, fields)
+        elif fields["type"] == "caught_up":
+            holding = self._holding_of(fields.get("channel", fields.get("number")))
+            assert isinstance(holding, KeyedHolding)
+            holding.catch_up(fields)
         elif fields["type"] == "subscribed":
             touched.add(fields["channel"])
             self._on_subscribed(fields)
@@ -281,6 +243,10 @@ class ReferenceClient:
         recovered = fields["recovered"]
         assert (recovered is None) == (position is None)
         assert ("reason" in fields) == (recovered is False) == ("missed" in fields)
+        if isinstance(holding, KeyedHolding):
+            holding.window = fields.get("window", 0)
+            holding.begin(fields, newest, position)
+            return
         start = self._start_queue if holding.mode is Mode.QUEUE else self._start_paced
         start(holding, fields, newest, position, is_rewound=rewind is not None)
 
@@ -321,6 +287,9 @@ class ReferenceClient:
 
     def _on_gap(self, holding: Holding, fields: dict[str, Any]) -> None:
         newest = None
+        if isinstance(holding, KeyedHolding):
+            holding.lose(fields)
+            return
         if holding.mode is not Mode.QUEUE:
             self._on_gap_paced(holding, fields)
             return
@@ -432,6 +401,11 @@ class ReferenceClient:
             assert (holding.channel, newest.epoch, newest.offset) in self._published, f"{holding}: {newest} was never published"
 
     def _on_publication(self, holding: Holding, publication: Publication) -> None:
+        if isinstance(holding, KeyedHolding):
+            if holding.mode is Mode.CONFLATE:
+                assert self.is_writable, f"{holding}: {publication} was sent to a socket that takes nothing"
+            holding.take(publication)
+            return
         if publication.base is None:
             assert publication.epoch is not None
             epoch = publication.epoch
@@ -472,7 +446,7 @@ class ReferenceClient:
     def _check_value(self, holding: Holding, publication: Publication, epoch: str, value: Any) -> None:
         place = (holding.channel, epoch, publication.offset)
         assert place in self._published, f"{holding}: {place} was never published"
-        content_type, payload = self._published[place]
+        content_type, payload, _ = self._published[place]
         assert publication.content_type is content_type
         if isinstance(value, bytes):
             assert value == payload, f"{holding}: {place} has other bytes than were published"
@@ -482,6 +456,10 @@ class ReferenceClient:
 
 
 def _from_object(fields: dict[str, Any]) -> Publication:
+    if fields.get("deleted"):
+        assert "data" not in fields
+        name = fields["channel"] if "channel" in fields else fields["number"]
+        return Publication(name, fields["offset"], fields["epoch"], None, DeltaFormat.NONE, ContentType.NONE, b"", fields["key"])
     data, encoding = fields["data"], fields.get("encoding")
     if encoding == "utf-8":
         data = data.encode()
@@ -497,11 +475,14 @@ def _from_object(fields: dict[str, Any]) -> Publication:
         _DELTAS[fields["delta"]] if "delta" in fields else DeltaFormat.NONE,
         _CONTENT_TYPES[fields.get("content_type")],
         data,
+        fields.get("key"),
+        fields.get("tags"),
     )
 
 
 def _from_array(fields: list[Any]) -> Publication:
-    form, who, offset, place, _time, _key, content_type, data = fields
+    form, who, offset, place, _time, key, content_type, data, *rest = fields
+    tags = rest[0] if rest else None
     epoch = base = None
     if form == 0:
         epoch = place
@@ -509,4 +490,4 @@ def _from_array(fields: list[Any]) -> Publication:
         epoch, base = place
     else:
         base = place
-    return Publication(who, offset, epoch, base, DeltaFormat(form), ContentType(content_type), data)
+    return Publication(who, offset, epoch, base, DeltaFormat(form), ContentType(content_type), data, key, tags)

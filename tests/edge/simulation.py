@@ -15,6 +15,7 @@ from functools import partial
 import msgspec
 
 from edge.adapters.memory import MemoryBus, MemoryStore
+from edge.core.delivery import Mode
 from edge.core.limits import Limits
 from edge.core.variant import Dialect
 from edge.node import ITEM_BYTES, Node
@@ -23,7 +24,9 @@ from shared.bus.push import Keep, Outcome, Push, Pushed, Source
 from shared.delta import json_patch, vcdiff
 from shared.envelope import Envelope, epoch_to_text
 from shared.publication import ContentType, DeltaFormat, Kind, Position, payload_hash
-from tests.edge.reference_client import Holding, Published, ReferenceClient
+from tests.edge.reference_client import Published, ReferenceClient
+from tests.edge.reference_holding import Holding
+from tests.edge.reference_keyed import KeyedHolding
 from tests.edge.virtual_loop import VirtualLoop
 
 SMALL = Limits(
@@ -42,7 +45,7 @@ SMALL = Limits(
 
 def kind_of(channel: str) -> Kind:
     """What a channel of the simulation is: its name says so."""
-    return Kind.STREAM if channel.startswith("stream") else Kind.LATEST
+    return {"stream": Kind.STREAM, "keyed": Kind.KEYED}.get(channel.partition(":")[0], Kind.LATEST)
 
 
 class Edge:
@@ -122,12 +125,21 @@ class Simulation:
         delta: DeltaFormat = DeltaFormat.NONE,
         base_is_wrong: bool = False,
         keep: int = 100,
+        key: str = "a",
     ) -> Pushed | None:
-        """Publish a new value; with a delta to the newest one, or to something else. Nothing happens where the store is not open."""
+        """Publish a new value; with a delta to the newest one, or to something else. Nothing happens where the store is not open.
+
+        `ContentType.NONE` deletes the key of a keyed channel, where there is one; where it is not, this is a value.
+        """
         if self.store.incarnation is None:
             return None
+        is_keyed = kind_of(channel) is Kind.KEYED
+        held = [each for each in self.store.keys(channel) if each.key == key.encode()] if is_keyed else self.store.history(channel)
+        if content_type is ContentType.NONE and not (is_keyed and held):
+            content_type = ContentType.JSON
+        if content_type is ContentType.NONE:
+            delta = DeltaFormat.NONE
         payload = self._payload(size, content_type)
-        held = self.store.history(channel)
         base = held[-1].body if held and not base_is_wrong else b'{"n":0}'
         body = None
         if delta is DeltaFormat.VCDIFF:
@@ -148,17 +160,20 @@ class Simulation:
                 DeltaFormat.NONE if body is None else delta,
                 body or b"",
                 b"" if body is None else payload_hash(base),
+                key=key.encode() if is_keyed else None,
             )
         )
         assert pushed.outcome in {Outcome.FULL, Outcome.DELTA}
         epoch = epoch_to_text(pushed.epoch)
         if epoch not in self.epochs:
             self.epochs.append(epoch)
-        self.published[channel, epoch, pushed.offset] = content_type, payload
+        self.published[channel, epoch, pushed.offset] = content_type, payload, key if is_keyed else None
         return pushed
 
     def _payload(self, size: int, content_type: ContentType) -> bytes:
         value = next(self._values)
+        if content_type is ContentType.NONE:
+            return b""
         if content_type is ContentType.JSON:
             return msgspec.json.encode({"n": value, "pad": "x" * size, "list": [1, value, 3]})
         if content_type is ContentType.TEXT:
@@ -283,6 +298,9 @@ class Simulation:
             for holding in client.holdings.values():
                 newest = self.newest(holding.channel)
                 assert holding.is_subscribed, f"{holding}: never answered"
+                if isinstance(holding, KeyedHolding):
+                    self._check_keyed(holding, newest)
+                    continue
                 if holding.is_anchored:
                     assert holding.position == newest, f"{holding}: the newest is {newest}"
                 if newest is not None and holding.kind is Kind.LATEST:
@@ -299,6 +317,13 @@ class Simulation:
                 assert lane.is_live or not lane.channel.subscribers
                 assert not lane.waiting
                 assert not lane.early
+
+    def _check_keyed(self, holding: KeyedHolding, newest: Position | None) -> None:
+        is_bare = holding.number is None  # It is not told where it starts, and of an empty channel nothing at all.
+        assert holding.is_whole or newest is None or is_bare, f"{holding}: never caught up with {newest}"
+        there = {(each.key or b"").decode(): each.offset for each in self.store.keys(holding.channel)}
+        assert holding.state == there, f"{holding}: holds {holding.state}, and there is {there}"
+        assert newest is None or holding.position == newest or holding.mode is Mode.CONFLATE
 
     def check_nothing_is_left(self) -> None:
         """Once all clients are gone, edges hold nothing, and want nothing of the bus."""

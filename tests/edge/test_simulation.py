@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,14 +11,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+import edge.core.keyed
+import edge.core.paced_keyed
+import edge.keys
 import edge.node
+import edge.pacer
 from edge.core.delivery import Mode
 from edge.core.variant import Dialect
 from shared.publication import ContentType, DeltaFormat, Position
 from tests.edge.reference_client import NOWHERE
+from tests.edge.reference_keyed import KeyedHolding
 from tests.edge.simulation import Edge, Simulation
 
-CHANNELS = ("latest:1", "stream:1")
+CHANNELS = ("latest:1", "stream:1", "keyed:1")
 EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "150"))
 STEPS = int(os.environ.get("SIMULATION_STEPS", "30"))
 
@@ -42,7 +48,7 @@ class EdgeMachine(RuleBasedStateMachine):
         """Some publications, and a client of each channel on each edge."""
         for channel in CHANNELS:
             for _ in range(count):
-                self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1)
+                self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1, "abcdef"[: 1 + count])
             for number in range(2):
                 self.connect(number, Dialect.JSON if count % 2 else Dialect.MSGPACK, delta, channel)
         if at_rest:
@@ -59,15 +65,24 @@ class EdgeMachine(RuleBasedStateMachine):
         base_is_wrong=st.booleans(),
         size=st.sampled_from([0, 0, 40, 150]),
         keep=st.sampled_from([1, 2, 5, 100, 100]),
-        content_type=st.sampled_from([ContentType.JSON, ContentType.JSON, ContentType.TEXT, ContentType.BINARY]),
+        content_type=st.sampled_from([ContentType.JSON, ContentType.JSON, ContentType.TEXT, ContentType.BINARY, ContentType.NONE]),
         count=st.sampled_from([1, 1, 2, 5]),
+        keys=st.text(alphabet="abcdef", min_size=1, max_size=4),
     )
     def push(
-        self, channel: str, delta: DeltaFormat, base_is_wrong: bool, size: int, keep: int, content_type: ContentType, count: int
+        self, channel: str, delta: DeltaFormat, base_is_wrong: bool, size: int, keep: int, content_type: ContentType, count: int, keys: str
     ) -> None:
         def go() -> None:
-            for _ in range(count):
-                self.simulation.push(channel, size=size, content_type=content_type, delta=delta, base_is_wrong=base_is_wrong, keep=keep)
+            for number in range(count):
+                self.simulation.push(
+                    channel,
+                    size=size,
+                    content_type=content_type,
+                    delta=delta,
+                    base_is_wrong=base_is_wrong,
+                    keep=keep,
+                    key=keys[number % len(keys)],
+                )
 
         self.simulation.do(go)
 
@@ -82,7 +97,7 @@ class EdgeMachine(RuleBasedStateMachine):
         """What happens most: a delta to the newest value, which an edge gets at once; or gets damaged, or not at all."""
         link = self.edge(number).bus
         self.deliver(number, 100)
-        self.push(channel, delta, False, 40, 100, ContentType.JSON, 1)
+        self.push(channel, delta, False, 40, 100, ContentType.JSON, 1, "ab")
         if damaged == "lost":
             self.simulation.lose(self.edge(number), len(link.inbox))
         elif damaged:
@@ -99,7 +114,7 @@ class EdgeMachine(RuleBasedStateMachine):
                 break
             self.let(number, 0)
         before = len(edge.bus.inbox)
-        self.push(channel, DeltaFormat.VCDIFF, False, 0, 100, ContentType.JSON, count)
+        self.push(channel, DeltaFormat.VCDIFF, False, 0, 100, ContentType.JSON, count, "bc")
         for _ in range(min(lost, len(edge.bus.inbox) - before - 1)):
             del edge.bus.inbox[before]  # and what follows shows it: nobody needs to tell the edge to look
         self.deliver(number, 100)
@@ -111,7 +126,7 @@ class EdgeMachine(RuleBasedStateMachine):
             self.verify(number)
         self.simulation.flush()
         self.simulation.do(self.simulation.store.open)
-        self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1)
+        self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1, "ab")
 
     @rule(beats=st.booleans())
     def reopen(self, beats: bool) -> None:
@@ -237,6 +252,7 @@ class EdgeMachine(RuleBasedStateMachine):
                     mode=holding.mode,
                     window=holding.window,
                     max_rate=holding.max_rate,
+                    state=holding.state if isinstance(holding, KeyedHolding) and holding.mode is not Mode.ACK else None,
                 )
 
         self.simulation.do(go)
@@ -249,10 +265,10 @@ class EdgeMachine(RuleBasedStateMachine):
             self.simulation.do(lambda: client.acknowledge(channel, but=but, epoch=epoch))
 
     @precondition(lambda self: self.simulation.clients)
-    @rule(which=numbers)
-    def stall_or_read_on(self, which: int) -> None:
+    @rule(which=numbers, after=st.sampled_from([0, 0, 1, 2]))
+    def stall_or_read_on(self, which: int, after: int) -> None:
         client = self.simulation.clients[which % len(self.simulation.clients)]
-        self.simulation.do(client.stall if client.is_writable else client.read_on)
+        self.simulation.do(partial(client.stall, after) if client.is_writable else client.read_on)
 
     @precondition(lambda self: self.simulation.clients)
     @rule(which=numbers)
@@ -289,3 +305,11 @@ TestEdge.settings = settings(
 def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that a short run meets the bound."""
     monkeypatch.setattr(edge.node, "MAX_WAITING_ENVELOPES", 3)
+    monkeypatch.setattr(edge.node, "MAX_EARLY", 6)
+    monkeypatch.setattr(edge.keys, "KEYS_A_PAGE", 2)
+    monkeypatch.setattr(edge.core.keyed, "MAX_DELETIONS", 2)
+    monkeypatch.setattr(edge.core.keyed, "_SPARE", 2)
+    monkeypatch.setattr(edge.core.paced_keyed, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(edge.core.paced_keyed, "PINNED", 1)
+    monkeypatch.setattr(edge.core.paced_keyed, "RECENT", 2)
+    monkeypatch.setattr(edge.pacer, "PARTS_A_TURN", 2)

@@ -16,6 +16,7 @@ import jsonpatch
 import msgspec
 import vcdiff_decoder
 
+from bridge.core.decoding import Decode
 from bridge.core.expression import EvaluationError, compile_expression
 from bridge.core.record import Record
 from bridge.core.routing import Router
@@ -31,6 +32,7 @@ from shared.channel import check_channel
 from shared.delta import json_apply, json_diff, json_patch, vcdiff, vcdiff_decode, vcdiff_encode
 from shared.errors import BusLayoutError, ChannelError, ConfigurationError, DeltaError, EnvelopeError
 from shared.publication import ContentType, DeltaFormat, Kind
+from tests.bridge.formats.test_fuzz import DECODERS, plain_or_a_problem
 from tests.edge.transports.test_entry import CONNECT, UPGRADE, Door
 from tests.edge.transports.test_frames import Served, frame
 from tests.fuzz.values import Source
@@ -322,6 +324,12 @@ _keyed = envelope.encode(
 )
 _delta = vcdiff.encode(b"hello, world of deltas", b"hello, small world of deltas")
 
+
+def _format_target(decode: Decode, valid: bytes) -> Target:
+    """A plain value, or the clear problem."""
+    return Target(lambda data: plain_or_a_problem(decode, data), (valid,))
+
+
 TARGETS: dict[str, Target] = {
     "envelope": Target(read_envelope, (_full, _keyed)),
     "layout": Target(read_layout, (b'{"version":1,"shards":16,"servers":1,"server":0}',)),
@@ -371,4 +379,5 @@ TARGETS: dict[str, Target] = {
     "websocket": Target(read_websocket, (b"\x05" + frame(0x81, b"hello") + frame(0x89, b"ping"), b"\x00" + frame(0x88, b"\x03\xe8bye"))),
     "head": Target(read_head, (UPGRADE, UPGRADE + CONNECT, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")),
     "channel": Target(read_channel, (b"bus:1430", b"a.b-c:_d")),
+    **{f"format_{re.sub('[^a-z]', '_', name)}": _format_target(*each) for name, each in DECODERS.items()},
 }

@@ -30,6 +30,8 @@ routes:
   - {{name: each, split: value, channel: "item:{{item.id}}", kind: stream, on_error: dead-letter}}
 """
 LAYOUT = BusLayout()
+# A topic forgets records by their own time: they must not be old.
+NOW_MS = int(time.time() * 1000) - 60_000
 GOOD = b'[{"id":"a"}]'
 POISON = [b"\xff\xfe", b"", b"{", b"[" * 100_000, b"5", b'[{"id":{}}]', b'[{"id":"no good"}]', b'[{"no":1},{"id":"b"},{"no":2}]']
 
@@ -67,14 +69,14 @@ def test_poison_is_put_aside_unchanged_and_the_partition_moves_on(
     kafka: KafkaCluster, topic: str, start_bridge: StartBridge, unique_name: str, redis_server: RedisServer, tmp_path: Path
 ):
     own: list[tuple[str, bytes]] = [("twice", b"1"), ("twice", b"\xff"), ("empty", b"")]
-    kafka.produce(topic, [GOOD, *POISON, GOOD], key=b"\x00key", headers=own, timestamp_ms=1_700_000_000_123)
+    kafka.produce(topic, [GOOD, *POISON, GOOD], key=b"\x00key", headers=own, timestamp_ms=NOW_MS)
     start_bridge(text_rules(tmp_path, topic))
     end = len(POISON) + 2
     wait_until(lambda: kafka.committed(unique_name, topic) == end, what="all records committed", timeout_s=60)
     letters = kafka.consume(f"{topic}.dead-letters", len(POISON))
     assert [letter.value() for letter in letters] == POISON
     assert {letter.key() for letter in letters} == {b"\x00key"}
-    assert {letter.timestamp()[1] for letter in letters} == {1_700_000_000_123}
+    assert {letter.timestamp()[1] for letter in letters} == {NOW_MS}
     facts = [facts_of(letter) for letter in letters]
     assert [each.headers for each in facts] == [tuple(own)] * len(POISON)
     assert [(each.cluster, each.topic, each.partition, each.offset) for each in facts] == [
@@ -126,7 +128,7 @@ def letters(kafka: KafkaCluster) -> Iterator[KafkaDeadLetters]:
 
 
 def letter_to(
-    topic: str, *, value: bytes | None = b"v", key: bytes | None = None, time_ms: int | None = 5, create: bool = True
+    topic: str, *, value: bytes | None = b"v", key: bytes | None = None, time_ms: int | None = NOW_MS, create: bool = True
 ) -> DeadLetter:
     record = Record("source", 0, 7, time_ms, key, value)
     problem = RecordProblem("r", OnError.DEAD_LETTER, "bad", "bad", None, 1, DeadLetterTopic(topic, create))
@@ -150,6 +152,7 @@ def test_a_topic_is_made_once_and_takes_what_is_large(kafka: KafkaCluster, lette
     large = b"x" * 10_000_000
     answers = answer_to(letters, letter_to(unique_name), letter_to(unique_name, value=large), letter_to(unique_name, value=None))
     assert [(answer.problem, answer.note) for answer in answers] == [("", "")] * 3
+    assert kafka.topic_settings(unique_name)["retention.ms"] == "-1", "letters of old records must not be forgotten at once"
     assert sorted((message.value() for message in kafka.consume(unique_name, 3)), key=lambda value: len(value or b"")) == [
         None,
         b"v",

@@ -14,6 +14,7 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from tests.rig.ports import free_port
@@ -195,6 +196,13 @@ class KafkaCluster:
         described = admin.describe_topics(TopicCollection([name]))[name].result(_ANSWER_S)
         return str(described.topic_id)
 
+    def topic_settings(self, name: str) -> dict[str, str]:
+        """All settings of a topic."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        admin = self.admin()
+        found = admin.describe_configs([resource])[resource].result(_ANSWER_S)
+        return {setting: entry.value for setting, entry in found.items()}
+
     def produce(
         self,
         topic: str,
@@ -232,6 +240,27 @@ class KafkaCluster:
         with contextlib.closing(consumer):
             [place] = consumer.committed([TopicPartition(topic, partition)], timeout=_ANSWER_S)
         return place.offset if place.offset >= 0 else None
+
+    def consume_all(self, topic: str, *, timeout_s: float = 20) -> list[Message]:
+        """All records of a topic that are committed, transactions included; the end of each partition is waited for."""
+        settings = {"bootstrap.servers": self.bootstrap_servers, "group.id": "rig", "log_level": 0, "enable.partition.eof": True}
+        consumer = Consumer(settings)
+        with contextlib.closing(consumer):
+            partitions = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions
+            consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+            found: list[Message] = []
+            ends = 0
+
+            def has_all() -> bool:
+                nonlocal ends
+                for message in consumer.consume(500, 0.1):
+                    if message.error() is None:
+                        found.append(message)
+                    ends += message.error() is not None
+                return ends >= len(partitions)
+
+            wait_until(has_all, what=f"the end of {topic}", timeout_s=timeout_s)
+        return found
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
         """The kafka offset that the next record of a partition will have."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import ssl
 import threading
 import time
 from base64 import b64encode
@@ -23,7 +25,10 @@ Reference = tuple[str, str, int]
 class FakeRegistry:
     """Listens on a loopback port while it is `with`ed; `stop` and `start` keep the port."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self.authorizations: list[str | None] = []
+        """The header of that name, of each request."""
         self.requests: list[str] = []
         """Paths that were asked for."""
         self.credentials = ""
@@ -51,7 +56,7 @@ class FakeRegistry:
     @property
     def url(self) -> str:
         """Its address."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         """Listen, on the port of before where there was one."""
@@ -62,6 +67,8 @@ class FakeRegistry:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._port = self._server.server_address[1]
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
@@ -127,6 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer."""
         split = urlsplit(self.path)
         self.fake.requests.append(self.path)
+        self.fake.authorizations.append(self.headers.get("Authorization"))
         if self.fake.delay_s:
             time.sleep(self.fake.delay_s)
         wanted = f"Basic {b64encode(self.fake.credentials.encode()).decode()}" if self.fake.credentials else None
@@ -143,7 +151,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(ConnectionError):  # Who asked may have given up.
+            self.wfile.write(data)
+
+    def setup(self) -> None:
+        """Give up soon on who says nothing: a client that likes our certificate as little as it may."""
+        self.request.settimeout(10)
+        super().setup()
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

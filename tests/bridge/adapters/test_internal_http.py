@@ -21,6 +21,7 @@ class Watched:
         self.tally = Tally()
         self.bus_away_since: float | None = None
         self.halted: dict[tuple[str, int], str] = {}
+        self.waiting_for_schema = 3
         self.lag: int | None = None
         self.letters: DeadLetterQueue | None = None
 
@@ -85,6 +86,7 @@ def test_metrics_are_those_of_the_moment(internal: Internal):
         "distributary_bridge_sent_bytes_total 30.0",
         'distributary_bridge_dead_letters_total{route="r"} 5.0',
         "distributary_bridge_halted_partitions 1.0",
+        "distributary_bridge_schema_waiting_partitions 3.0",
         "distributary_bridge_bus_up 1.0",
         "distributary_bridge_kafka_up 0.0",
         "distributary_bridge_delta_cache_bytes 7.0",

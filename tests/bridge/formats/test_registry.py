@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import ssl
 import threading
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from bridge.core.decoding import DecodeError, SchemaUnavailableError
 from bridge.formats.registry import ABSENT_FOR_S, RegistrySettings, SchemaRegistry
@@ -152,3 +161,56 @@ def test_several_threads_ask_once(fake: FakeRegistry):
         thread.join(10)
     assert found == ['"int"'] * 4
     assert len(fake.requests) == 1
+
+
+def test_any_property_of_the_client_such_as_those_of_oauth(fake: FakeRegistry):
+    number = fake.register("s", '"int"')
+    named = (
+        ("bearer.auth.credentials.source", "STATIC_TOKEN"),
+        ("bearer.auth.token", "opaque"),
+        ("bearer.auth.logical.cluster", "lsrc-1"),
+        ("bearer.auth.identity.pool.id", "pool-1"),
+    )
+    assert SchemaRegistry(RegistrySettings(fake.url, properties=named), wait_s=20).schema(number).text == '"int"'
+    assert fake.authorizations == ["Bearer opaque"]
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_tls_and_whom_to_believe(tmp_path: Path):
+    cert, key = certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(cert, key)
+    with FakeRegistry(tls) as fake:
+        number = fake.register("s", '"int"')
+        with pytest.raises(SchemaUnavailableError, match="certificate"):
+            client(fake).schema(number)
+        assert client(fake, ssl_ca_location=str(cert)).schema(number).text == '"int"'
+
+
+def test_a_clients_own_certificate(tmp_path: Path):
+    cert, key = certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(cert, key)
+    tls.load_verify_locations(cert)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    with FakeRegistry(tls) as fake:
+        number = fake.register("s", '"int"')
+        with pytest.raises(SchemaUnavailableError):
+            client(fake, ssl_ca_location=str(cert)).schema(number)
+        own = {"ssl_ca_location": str(cert), "ssl_certificate_location": str(cert), "ssl_key_location": str(key)}
+        assert client(fake, **own).schema(number).text == '"int"'  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ REGISTRY = "schema_registry: {url: http://registry:8081}"
     ("source", "top"),
     [
         ("format: avro", REGISTRY),
-        ("format: avro\n    schema_registry: {url: https://r, user: me, password: x, ca_file: order.json, timeout: 2s}", ""),
+        ("format: avro\n    schema_registry: {url: https://r, user: me, password: x, timeout: 2s}", ""),
         ("format: avro\n    framing: single-object\n    subject: orders", REGISTRY),
         ("format: avro\n    schema_file: order.avsc", ""),
         ("format: avro\n    schema_file: order.avsc\n    framing: none", ""),
@@ -101,6 +101,14 @@ def test_what_goes_together(folder: Path, source: str, top: str):
         ("schema_registry: {url: http://r, user: me}", '5: sources[0].schema_registry: has only one of "user" and "password"'),
         ("schema_registry: {url: http://r, ca_file: none.pem}", "5: sources[0].schema_registry.ca_file: there is no file"),
         ("schema_registry: {url: http://r, timeout: 5}", "5: sources[0].schema_registry.timeout: 5 has no unit"),
+        (
+            "schema_registry: {url: http://r, properties: {no.such: x}}\n    format: avro",
+            "5: sources[0].schema_registry: the registry's client does not take its settings: Unrecognized properties: no.such",
+        ),
+        (
+            "schema_registry: {url: https://r, ca_file: order.avsc}\n    format: avro\n    key_format: avro",
+            "5: sources[0].schema_registry: the registry's client does not take its settings: ",
+        ),
         (
             "schema_registry: {url: http://r, user: me, password: '${NO_SUCH_SECRET}'}",
             '5: sources[0].schema_registry.password: needs the environment variable "NO_SUCH_SECRET", which is not set',

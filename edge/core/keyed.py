@@ -1,0 +1,286 @@
+"""The state of a keyed channel: the newest publication of each key, in the order of their offsets.
+
+It is a compacted log: what a subscriber at offset n still needs is all that has a greater offset, in ascending order, whether it begins
+(n = 0), fell behind or comes back. Deletions stay in it for a while, for those who hold the key; `forgotten_up_to` says for how long.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from edge.core.item import Item, KeyedItem, keyed_item_of
+from shared.delta import json_patch, vcdiff
+from shared.envelope import Envelope, epoch_to_text
+from shared.errors import DeltaError, DistributaryError
+from shared.publication import DeltaFormat, payload_hash
+
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+"""A delta's result may not be larger. Kafka's own records rarely come near."""
+ENTRY_BYTES = 600
+"""What an entry takes beside its key and payload, about: measured with keys of 10 bytes."""
+MAX_DELETIONS = 1_000
+"""Kept in a state of few keys. A larger one keeps a tenth of its keys."""
+_SPARE = 64
+
+
+class StateTooLargeError(DistributaryError):
+    """A keyed channel has more keys, or more bytes in them, than this edge holds."""
+
+
+class StateBounds(msgspec.Struct, frozen=True):
+    """What the state of one keyed channel may have."""
+
+    keys: int
+    bytes: int
+
+
+class KeyedState:
+    """The newest publication of each key. Time is logarithmic in the number of keys where it is not constant."""
+
+    __slots__ = ("_deletions", "_first", "_items", "_kept_deletions", "_log", "_offsets", "_oldest", "bytes_held", "forgotten_up_to")
+
+    def __init__(self, forgotten_up_to: int = 0) -> None:
+        self.bytes_held = 0
+        """Payloads, keys, and about what the entries take."""
+        self.forgotten_up_to = forgotten_up_to
+        """Deletions up to this offset may be missing."""
+        self._items: dict[bytes, KeyedItem] = {}
+        self._log: list[KeyedItem | None] = []
+        """By offset; None where the key has a newer one."""
+        self._offsets = array("Q")
+        """Of the entries of the log, also of those that are None."""
+        self._first = 0
+        """No entry before this place of the log is there any more."""
+        self._oldest = 0
+        """No key that there is has its entry before this place of the log."""
+        self._deletions: deque[KeyedItem] = deque()
+        self._kept_deletions = 0
+
+    def __repr__(self) -> str:
+        return f"<KeyedState {len(self)} keys, {self._kept_deletions} deletions, {self.bytes_held} bytes>"
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return len(self._items) - self._kept_deletions
+
+    def get(self, key: bytes) -> KeyedItem | None:
+        """The newest publication of a key, which may be its deletion."""
+        return self._items.get(key)
+
+    @property
+    def oldest(self) -> int:
+        """The offset of the oldest entry of a key that there is; 0 where there is no key."""
+        log = self._log
+        while self._oldest < len(log) and ((item := log[self._oldest]) is None or item.is_deletion):
+            self._oldest += 1
+        return self._offsets[self._oldest] if self._oldest < len(log) else 0
+
+    def put(self, item: KeyedItem) -> None:
+        """Take the newest publication of the channel."""
+        former = self._items.get(item.key)
+        if former is not None:
+            self._log[bisect_left(self._offsets, former.offset)] = None
+            self.bytes_held -= _size(former)
+            self._kept_deletions -= former.is_deletion
+        self._items[item.key] = item
+        self._log.append(item)
+        self._offsets.append(item.offset)
+        self.bytes_held += _size(item)
+        if item.is_deletion:
+            self._kept_deletions += 1
+            self._deletions.append(item)
+            self._forget_deletions()
+        if len(self._log) > 2 * len(self._items) + _SPARE:
+            self._compact()
+
+    def put_all(self, items: Sequence[KeyedItem]) -> None:
+        """Fill an empty state with items of different keys, in any order."""
+        in_order = sorted(items, key=_offset_of)
+        self._items = {item.key: item for item in in_order}
+        self._log = list(in_order)
+        self._offsets = array("Q", [item.offset for item in in_order])
+        self.bytes_held = sum(map(_size, in_order))
+
+    def after(self, offset: int, most: int) -> list[KeyedItem]:
+        """The oldest `most` entries with a greater offset, in ascending order."""
+        while self._first < len(self._log) and self._log[self._first] is None:
+            self._first += 1
+        at = max(self._first, bisect_right(self._offsets, offset))
+        found: list[KeyedItem] = []
+        while at < len(self._log) and len(found) < most:
+            part = self._log[at : at + most]
+            at += len(part)
+            found += [item for item in part if item is not None]
+        return found[:most]
+
+    def newest(self, most: int) -> list[KeyedItem]:
+        """The newest `most` entries, in ascending order."""
+        found: list[KeyedItem] = []
+        for item in reversed(self._log):
+            if item is not None:
+                found.append(item)
+                if len(found) == most:
+                    break
+        found.reverse()
+        return found
+
+    def learn(self, history: Sequence[Envelope], epoch: str) -> None:
+        """Take the deletions that a part of the history shows: publications in order without a hole, of this epoch."""
+        if not history or not history[0].offset - 1 < self.forgotten_up_to <= history[-1].offset:
+            return
+        for envelope in reversed(history):
+            if envelope.offset > self.forgotten_up_to:
+                continue
+            if envelope.is_deletion and envelope.key not in self._items:
+                if self._kept_deletions >= MAX_DELETIONS:
+                    return
+                item = keyed_item_of(epoch, envelope, b"")
+                at = bisect_left(self._offsets, item.offset)
+                self._log.insert(at, item)
+                self._offsets.insert(at, item.offset)
+                self._items[item.key] = item
+                self._deletions.appendleft(item)
+                self._kept_deletions += 1
+                self.bytes_held += _size(item)
+                self._first = self._oldest = 0
+            self.forgotten_up_to = envelope.offset - 1
+
+    def forget_frames(self) -> None:
+        """Let go of the encoded frames of all entries."""
+        for item in self._items.values():
+            item.frames = None
+
+    def _forget_deletions(self) -> None:
+        while self._kept_deletions > max(MAX_DELETIONS, len(self) // 10):
+            oldest = self._deletions.popleft()
+            if self._items.get(oldest.key) is not oldest:
+                continue  # The key is there again, or was deleted again.
+            del self._items[oldest.key]
+            self._log[bisect_left(self._offsets, oldest.offset)] = None
+            self.bytes_held -= _size(oldest)
+            self._kept_deletions -= 1
+            self.forgotten_up_to = oldest.offset
+
+    def _compact(self) -> None:
+        self._log = [item for item in self._log if item is not None]
+        self._offsets = array("Q", [item.offset for item in self._log if item is not None])
+        self._first = self._oldest = 0
+        self._deletions = deque(item for item in self._deletions if self._items.get(item.key) is item)
+
+
+class KeyedLoad:
+    """A keyed channel's state while it is read from the bus: the position, pages of entries, the position again, and what came in between.
+
+    Entries may be newer than the first position, and keys that were deleted meanwhile are missing. At the second position all is right.
+    """
+
+    def __init__(self, newest: Envelope, bounds: StateBounds) -> None:
+        """`newest` is the channel's newest publication, read before any entry."""
+        self.newest = newest
+        """The publication at the position that is reached."""
+        self.state = KeyedState(newest.offset)
+        self._bounds = bounds
+        self._epoch = epoch_to_text(newest.epoch)
+        self._entries: dict[bytes, KeyedItem] = {}
+        """Those that are not in the state yet: once all are read, those ahead of the position."""
+        self._bytes = 0
+        self._until = newest.offset
+
+    def __repr__(self) -> str:
+        return f"<KeyedLoad of {self.state!r} at {self.newest.offset}, {len(self._entries)} ahead>"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the state is that of the position. To be asked after `finish`."""
+        return self.newest.offset >= self._until
+
+    @property
+    def newest_item(self) -> KeyedItem:
+        """The publication at the position."""
+        item = self.state.get(self.newest.key or b"")
+        if item is None or item.offset != self.newest.offset:  # It is a deletion, or its key was deleted while entries were read.
+            return keyed_item_of(self._epoch, self.newest, self.newest.body)
+        return item
+
+    def add(self, envelopes: Sequence[Envelope]) -> bool:
+        """Take a page of entries. False where the channel has started anew meanwhile. Raises StateTooLargeError."""
+        entries = self._entries
+        for envelope in envelopes:
+            if envelope.epoch != self.newest.epoch:
+                return False
+            item = keyed_item_of(self._epoch, envelope, envelope.body)
+            former = entries.get(item.key)
+            if former is None or former.offset < item.offset:
+                entries[item.key] = item
+                self._bytes += _size(item) - (0 if former is None else _size(former))
+        check_bounds(self._bounds, len(entries), self._bytes)
+        return True
+
+    def finish(self, newest: Sequence[Envelope]) -> bool:
+        """All pages are there, and then the newest publication was read once more. False where the channel has started anew meanwhile."""
+        if not newest or newest[-1].epoch != self.newest.epoch:
+            return False
+        self._until = max(self._until, newest[-1].offset)
+        position = self.newest.offset
+        entries = self._entries
+        self._entries = {key: item for key, item in entries.items() if item.offset > position}
+        self.state.put_all([item for item in entries.values() if item.offset <= position])
+        return True
+
+    def follow(self, envelopes: Sequence[Envelope]) -> str:
+        """Take what was published since, as far as it is news. Returns what is wrong where it does not follow, or nothing."""
+        state, ahead = self.state, self._entries
+        for envelope in envelopes:
+            if envelope.epoch != self.newest.epoch:
+                return "the channel has started anew"
+            if envelope.offset <= self.newest.offset:
+                continue
+            if envelope.offset != self.newest.offset + 1:
+                return f"offset {envelope.offset} came after {self.newest.offset}"
+            key = envelope.key or b""
+            entry = ahead.get(key)
+            if entry is None or entry.offset < envelope.offset:
+                try:
+                    payload = payload_of(envelope, state.get(key))
+                except DeltaError as error:
+                    return str(error)
+                state.put(keyed_item_of(self._epoch, envelope, payload))
+            elif entry.offset == envelope.offset:
+                state.put(ahead.pop(key))
+            self.newest = envelope
+        return ""
+
+
+def check_bounds(bounds: StateBounds, keys: int, size: int) -> None:
+    """Raise StateTooLargeError where a state has more than it may."""
+    if keys > bounds.keys or size > bounds.bytes:
+        msg = f"its state has more than {bounds.keys} keys, or {bounds.bytes} bytes, which is what this edge holds of a channel"
+        raise StateTooLargeError(msg)
+
+
+def payload_of(envelope: Envelope, base: Item | None) -> bytes:
+    """The full payload of a publication that may be a delta to `base`; raises DeltaError where that is not its base."""
+    if envelope.delta is DeltaFormat.NONE:
+        return envelope.body
+    if base is None or envelope.base_offset != base.offset or envelope.base_hash != base.payload_hash:
+        msg = f"a delta for another base than {base!r}"
+        raise DeltaError(msg)
+    decode = vcdiff.decode if envelope.delta is DeltaFormat.VCDIFF else json_patch.decode
+    payload = decode(base.payload, envelope.body, max_size=MAX_PAYLOAD_BYTES)
+    if payload_hash(payload) != envelope.payload_hash:
+        msg = f"a delta for {base!r} gave other bytes than its maker had"
+        raise DeltaError(msg)
+    return payload
+
+
+def _size(item: KeyedItem) -> int:
+    return len(item.payload) + len(item.key) + ENTRY_BYTES
+
+
+def _offset_of(item: KeyedItem) -> int:
+    return item.offset
