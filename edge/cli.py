@@ -119,6 +119,15 @@ def run(
     max_outbox_bytes: Annotated[
         int, typer.Option(envvar="EDGE_MAX_OUTBOX_BYTES", help="Unsent bytes of one session before it is closed as a slow consumer.")
     ] = _LIMITS.max_outbox_bytes,
+    max_keys: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_KEYS", help="Keys of a keyed channel; one with more is refused to clients.")
+    ] = _LIMITS.max_keys,
+    max_state_bytes: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_STATE_BYTES", help="Memory for the newest values of a keyed channel; one with more is refused.")
+    ] = _LIMITS.max_state_bytes,
+    max_all_state_bytes: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_ALL_STATE_BYTES", help="The same of all keyed channels of a worker together.")
+    ] = _LIMITS.max_all_state_bytes,
     namespaces: Annotated[
         Path | None,
         typer.Option(envvar="EDGE_NAMESPACES", metavar="FILE", help="TOML: delivery modes and rates by namespace; without it, all modes."),
@@ -150,6 +159,9 @@ def run(
         max_lookups_per_s=max_lookups_per_s,
         max_frame_bytes=max_frame_bytes,
         max_outbox_bytes=max_outbox_bytes,
+        max_keys=max_keys,
+        max_state_bytes=max_state_bytes,
+        max_all_state_bytes=max_all_state_bytes,
         ping_interval_s=ping_interval_s,
     )
     settings = Settings(bus, bus_prefix, host, port, internal_host, internal_port, drain_s, console, deflate, workers, limits)

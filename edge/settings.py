@@ -76,6 +76,9 @@ def check_settings(settings: Settings) -> None:
             ("max_lookups_per_s", 0),
             ("max_frame_bytes", 1_024),
             ("max_outbox_bytes", 16_384),
+            ("max_keys", 1),
+            ("max_state_bytes", 1_024),
+            ("max_all_state_bytes", 1_024),
             ("ping_interval_s", 1),
         )
         if getattr(limits, name) < least

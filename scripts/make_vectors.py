@@ -550,7 +550,7 @@ class Script:
         """What a client sends that gives up a subscription and begins it again."""
         return [{"type": "unsubscribe", "id": first_id, "channel": channel}, self.asks(first_id + 1, channel, **fields)]
 
-    def publication(  # noqa: PLR0913 - a publication has many parts, and most have a usual value
+    def publication(  # noqa: C901, PLR0912, PLR0913 - a publication has many parts, and most have a usual value
         self,
         name: int | str,
         offset: int,
@@ -563,6 +563,9 @@ class Script:
         epoch: str = EPOCH,
         content_type: str = JSON,
         key: str | None = None,
+        tags: dict[str, str] | None = None,
+        is_deleted: bool = False,
+        starts_state: bool = False,
         time: int | None = 1_700_000_000_000,
         gap: Object | None = None,
         recovered: bool = False,
@@ -593,25 +596,49 @@ class Script:
                 "recovered": recovered,
                 "gap": gap,
             }
-            if content_type == JSON:
+            if tags:
+                seen["tags"] = tags
+            if key is not None:
+                seen["starts_state"] = starts_state
+            if is_deleted:
+                seen |= {"content_type": "none", "payload": None, "deleted": True}
+            elif content_type == JSON:
                 seen["data"] = json.loads(payload)
             elif content_type == TEXT:
                 seen["data"] = payload.decode()
             sees = [*sees, {"publication": seen}]
         base_offset = base[0] if base else None
         if self.format == "json":
-            return self.raw(self._text(name, offset, body, base_offset, delta, epoch, content_type, key, time), sends=sends, sees=sees)
+            frame = self._object(name, offset, body, base_offset, delta, epoch, content_type, key, time)
+            if tags:
+                frame["tags"] = tags
+            if is_deleted:
+                frame |= {"deleted": True}
+                for gone in ("data", "encoding"):
+                    frame.pop(gone, None)
+            return self.raw(json.dumps(frame, separators=(",", ":")), sends=sends, sees=sees)
         where: Any = epoch
         if delta is not None:
             where = [epoch, base_offset] if self.is_bare else base_offset
-        array = [FORMATS.index(delta), name, offset, where, time, key, CONTENT_TYPES.index(content_type), body]
-        return self.raw(pack(array), [*array[:7], {"hex": body.hex()}], sends=sends, sees=sees)
+        number = 3 if is_deleted else CONTENT_TYPES.index(content_type)
+        array = [FORMATS.index(delta), name, offset, where, time, key, number, body]
+        more = [tags] if tags else []
+        return self.raw(pack([*array, *more]), [*array[:7], {"hex": body.hex()}, *more], sends=sends, sees=sees)
+
+    def deletion(self, name: int | str, offset: int, key: str, **changes: Any) -> Script:
+        """A key is deleted."""
+        return self.publication(name, offset, b"", key=key, is_deleted=True, content_type=BINARY, **changes)
+
+    def caught_up(self, name: int | str, offset: int, *, starts_state: bool = False) -> Script:
+        """The state is complete."""
+        frame: Object = {"type": "caught_up", "channel" if self.is_bare else "number": name, "epoch": EPOCH, "offset": offset}
+        return self.control(frame, sees=[{"whole": {"channel": B, **at(offset), "starts_state": starts_state}}])
 
     def raw_hole(self, name: int, offset: int, payload: bytes, *, first_id: int, **fields: Any) -> Script:
         """A publication comes that leaves one out: the client begins again."""
         return self.publication(name, offset, payload, is_seen=False, sends=self.resubscribes(B, first_id, **fields))
 
-    def _text(  # noqa: PLR0913, PLR0917 - the same parts
+    def _object(  # noqa: PLR0913, PLR0917 - the same parts
         self,
         name: int | str,
         offset: int,
@@ -622,7 +649,7 @@ class Script:
         content_type: str,
         key: str | None,
         time: int | None,
-    ) -> str:
+    ) -> Object:
         frame: Object = {"type": "publication", "channel" if self.is_bare else "number": name}
         if delta is None or self.is_bare:
             frame["epoch"] = epoch
@@ -641,7 +668,7 @@ class Script:
             frame |= {"encoding": "utf-8", "data": body.decode()}
         else:
             frame["data"] = json.loads(body)
-        return json.dumps(frame, separators=(",", ":"))
+        return frame
 
 
 def patch_text(base: bytes, target: bytes) -> bytes:
@@ -689,7 +716,18 @@ def wire_gap(number: int | None, reason: str, missed: Object | None, epoch: str 
 
 def sessions(fmt: str) -> Object:
     """Every session of a format."""
-    made = [*plain(fmt), *deltas(fmt), *breaks(fmt), *gaps(fmt), *resumes(fmt), *ends(fmt), *bares(fmt), *modes(fmt), *malformed(fmt)]
+    made = [
+        *plain(fmt),
+        *deltas(fmt),
+        *breaks(fmt),
+        *gaps(fmt),
+        *resumes(fmt),
+        *ends(fmt),
+        *bares(fmt),
+        *modes(fmt),
+        *keyed(fmt),
+        *malformed(fmt),
+    ]
     return {"format": fmt, "sessions": [script.case for script in made]}
 
 
@@ -741,7 +779,7 @@ def plain(fmt: str) -> list[Script]:
         .publication(17, 1, "h\u00e9llo \U0001f68c".encode(), content_type=TEXT)
         .publication(17, 2, bytes([0, 255, 128]), content_type=BINARY)
         .publication(17, 3, b"", content_type=TEXT, time=None)
-        .publication(17, 4, b'[1,2.5,"x",null,true]', key="k"),
+        .publication(17, 4, b'[1,2.5,"x",null,true]', key="k", starts_state=True),
         Script(fmt, "two channels", "each has its own stream")
         .connect()
         .subscribe(B)
@@ -1272,6 +1310,103 @@ def modes(fmt: str) -> list[Script]:
         .publication(17, 12, one)
         .lose()
         .connect({"channel": B, **ack, "position": at(11)}),
+    ]
+
+
+def keyed(fmt: str) -> list[Script]:
+    """Keyed channels: the state, then what changes; a base for each key."""
+    one, two, nine = bus(1), bus(2), bus(9)
+    state: Any = {"kind": "keyed", "position": at(12)}
+    return [
+        Script(
+            fmt,
+            "keyed, the state",
+            "the newest of each key in ascending order, then the mark, then all that is published",
+            delta=("vcdiff",),
+        )
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, **state)
+        .publication(17, 3, one, key="a", starts_state=True)
+        .publication(17, 9, two, key="b", tags={"source": "gps"})
+        .caught_up(17, 12)
+        .publication(17, 13, nine, key="b", base=(9, two), delta="vcdiff")
+        .publication(17, 14, two, key="a", base=(3, one), delta="vcdiff")
+        .deletion(17, 15, "b")
+        .publication(17, 16, one, key="b"),
+        Script(fmt, "keyed, a patch for each key", "and a key that the client never saw is deleted", delta=("json-patch",))
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, **state)
+        .publication(17, 3, one, key="a", starts_state=True)
+        .publication(17, 9, two, key="b")
+        .caught_up(17, 12)
+        .publication(17, 13, two, key="a", base=(3, one), delta="json-patch", tags={"source": "gps"})
+        .deletion(17, 14, "never seen", tags={"why": "left"}),
+        Script(fmt, "keyed, a delta for another key's base", "is not guessed at: the client begins again", delta=("json-patch",))
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, **state)
+        .publication(17, 3, one, key="a", starts_state=True)
+        .publication(17, 12, two, key="b")
+        .caught_up(17, 12)
+        .publication(
+            17,
+            13,
+            nine,
+            key="a",
+            base=(12, two),
+            delta="json-patch",
+            is_seen=False,
+            sends=Script(fmt, "", "", delta=("json-patch",)).resubscribes(B, 3, position=at(12)),
+        ),
+        Script(fmt, "keyed, an empty state", "the mark alone")
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, **state)
+        .caught_up(17, 12, starts_state=True)
+        .publication(17, 13, one, key="a"),
+        Script(fmt, "keyed, a hole after the mark", "is one, and before it is none")
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, **state)
+        .publication(17, 3, one, key="a", starts_state=True)
+        .publication(17, 12, two, key="b")
+        .caught_up(17, 12)
+        .publication(17, 14, nine, key="a", is_seen=False, sends=Script(fmt, "", "").resubscribes(B, 3, position=at(12))),
+        Script(fmt, "keyed, a gap", "all that was held counts no more")
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, **state)
+        .publication(17, 12, one, key="a", starts_state=True)
+        .caught_up(17, 12)
+        .control(wire_gap(17, "history_trimmed", {"from": 13, "to": 20}), sees=[told("history_trimmed", 13, 20)])
+        .publication(17, 12, one, key="a", starts_state=True, gap=lost("history_trimmed", 13, 20))
+        .publication(17, 20, two, key="c")
+        .caught_up(17, 20)
+        .publication(17, 21, nine, key="c"),
+        Script(fmt, "keyed, back where it was", "what changed since then, and the map stays; each key is whole at first")
+        .connect()
+        .subscribe(B)
+        .subscribed(B, 17, **state)
+        .publication(17, 3, one, key="a", starts_state=True)
+        .publication(17, 12, two, key="b")
+        .lose()
+        .connect({"channel": B, "position": at(12)})
+        .subscribed(B, 18, kind="keyed", position=at(20), recovered=True)
+        .publication(18, 15, one, key="b", recovered=True)
+        .deletion(18, 20, "a", recovered=True)
+        .caught_up(18, 20)
+        .publication(18, 21, two, key="c"),
+        Script(fmt, "keyed, conflated", "offsets skip, a delta jumps from what was held of the key", delta=("json-patch",))
+        .connect()
+        .subscribe(B, mode="conflate")
+        .subscribed(B, 17, mode="conflate", **state)
+        .publication(17, 3, one, key="a", starts_state=True)
+        .publication(17, 12, two, key="b")
+        .caught_up(17, 12)
+        .publication(17, 19, nine, key="b", base=(12, two), delta="json-patch")
+        .publication(17, 25, two, key="a", base=(3, one), delta="json-patch"),
     ]
 
 

@@ -146,11 +146,7 @@ class MemoryServer:
         return "the version is not a number" if push.version is not None and isnan(push.version) else None
 
     def _publish_first(self, old: _Channel | None, push: Push, incarnation: bytes) -> Pushed:
-        epoch = incarnation + self._random()
-        is_of_nothing = push.content_type is ContentType.NONE and push.version is None and not push.id
-        if is_of_nothing and (push.only_changed or push.restore):
-            return Pushed(Outcome.UNCHANGED, epoch, 0)
-        channel = self._channels[push.channel] = _Channel(epoch)
+        channel = self._channels[push.channel] = _Channel(incarnation + self._random())
         channel.is_keyed = push.key is not None
         if old is not None and old.history:
             channel.sources = old.sources
@@ -357,7 +353,8 @@ class MemoryRecords:
         self.flow.hold([partition for partition in self.flow.assigned if partition[0] not in names], Hold.UNSUBSCRIBED)
 
         def rebalance() -> None:
-            self.revoke([partition for partition in self.flow.assigned if partition[0] not in names])
+            if gone := [partition for partition in self.flow.assigned if partition[0] not in names]:
+                self.revoke(gone)
             self.assign([partition for partition in self._topics.records if partition[0] in names and not self.flow.owns(partition)])
 
         self.pending.append(rebalance)
@@ -513,9 +510,10 @@ def _note_version_and_id(channel: _Channel, push: Push) -> None:
                 del channel.versions[key]
     if push.id:
         ids = channel.ids
-        ids[push.id] = max(push.time_ms, ids.get(push.id, push.time_ms)) if push.time_ms >= 0 else max(ids.values(), default=0)
+        time_ms = push.time_ms if push.time_ms >= 0 else max(ids.values(), default=0)
+        ids[push.id] = max(time_ms, ids.get(push.id, time_ms))
         in_order = sorted(ids, key=ids.__getitem__)
-        gone = [id_ for id_ in in_order if ids[id_] < push.time_ms - push.keep.id_window_ms]
+        gone = [id_ for id_ in in_order if ids[id_] < time_ms - push.keep.id_window_ms]
         for id_ in {*gone, *in_order[: max(0, len(ids) - push.keep.id_count)]}:
             del ids[id_]
 

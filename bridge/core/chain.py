@@ -21,7 +21,7 @@ Place = str | tuple[str, bytes]
 
 ENTRY_OVERHEAD_BYTES = 600
 """What an entry takes beside its payload and name: measured with tracemalloc, rounded up."""
-MORE_OVERHEAD_BYTES = 400
+MORE_OVERHEAD_BYTES = 250
 """And what a key, version or id adds to that."""
 _NO_END_MS = 3_155_760_000_000
 """A hundred years: what the bus is told where a route bounds nothing."""

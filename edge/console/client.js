@@ -36,12 +36,15 @@ export class Subscription {
     this.snapshotUpTo = 0; // offsets up to here were there before the subscription: their age says nothing of latency
     this.gaps = 0;
     this.resyncs = 0;
+    this.keys = new Set(); // of a keyed channel: those that there are
     this.position = null; // of the last publication told, or where a stream or an empty channel stood: where to come back
     this.forget();
   }
 
   // What comes next is full, and judged by nothing of before.
   forget() {
+    this.bases = new Map(); // of a keyed channel, by key: {position, value, bytes}
+    this.isCatchingUp = true; // of a keyed channel: whether offsets skip, because of each key only the newest value comes
     this.at = null; // of the last publication that this subscription brought; null where any full one may come
     this.base = null; // position of the value that the next delta applies to
     this.value = undefined;
@@ -160,6 +163,7 @@ export class Client {
       case "connected": return this._connected(frame);
       case "subscribed": return this._subscribed(frame);
       case "gap": return this._gap(frame);
+      case "caught_up": return this._caughtUp(frame);
       case "pong": return this._watch(PING_EVERY_MS);
       case "unsubscribed": return this._unsubscribed(frame);
       case "error": return this._error(frame);
@@ -192,6 +196,8 @@ export class Client {
     subscription.window = frame.window ?? 0;
     subscription.unacknowledged = 0;
     subscription.forget();
+    subscription.isCatchingUp = Boolean(frame.position);
+    if (frame.recovered !== true) subscription.keys.clear();
     if (frame.recovered === true) subscription.at = subscription.position;
     else this._begin(subscription, frame);
     // With `recovered: true`, what follows was missed while away: its age is no latency either.
@@ -215,6 +221,17 @@ export class Client {
     if (!subscription) return;
     subscription.gaps += 1;
     subscription.forget();
+    subscription.keys.clear();
+    subscription.isCatchingUp = Boolean(frame.epoch);
+    subscription.onChange(subscription);
+  }
+
+  // All of a keyed channel's state has come.
+  _caughtUp({ number, epoch, offset }) {
+    const subscription = this._byNumber.get(number);
+    if (!subscription) return;
+    subscription.isCatchingUp = false;
+    subscription.position = subscription.at = { epoch, offset };
     subscription.onChange(subscription);
   }
 
@@ -225,11 +242,13 @@ export class Client {
     const isSameEpoch = at !== null && (frame.delta !== null || frame.epoch === at.epoch);
     if (isSameEpoch && frame.offset <= at.offset) return; // seen already
     const mayFollow = isSameEpoch || at?.epoch === null;
-    if (mayFollow && subscription.mode !== "conflate" && frame.offset > at.offset + 1) {
+    const maySkip = subscription.mode === "conflate" || (frame.key !== undefined && subscription.isCatchingUp);
+    if (mayFollow && !maySkip && frame.offset > at.offset + 1) {
       this._askAgain(subscription);
       return;
     }
     try {
+      this._turnTo(subscription, frame);
       if (frame.delta) this._applyDelta(subscription, frame);
       else this._takeFull(subscription, frame);
     } catch (error) {
@@ -238,6 +257,7 @@ export class Client {
     }
     this._attempts = 0; // a connection that brings something is a good one
     const { value, bytes, position } = subscription;
+    this._keep(subscription, frame);
     if (value === undefined) {
       this._acknowledge(subscription, frame.number);
       subscription.problem = `offset ${position.offset} is not ${frame.contentType}`;
@@ -248,6 +268,9 @@ export class Client {
     const payloadBytes = bytes ? bytes.length : utf8Length(JSON.stringify(value));
     subscription.onPublication({
       channel: subscription.channel,
+      key: frame.key,
+      isDeleted: frame.contentType === "none",
+      tags: frame.tags,
       value,
       position,
       timeMs: frame.timeMs,
@@ -265,6 +288,25 @@ export class Client {
     if (subscription.mode !== "ack" || 2 * subscription.unacknowledged < subscription.window || this._byNumber.get(number) !== subscription) return;
     subscription.unacknowledged = 0;
     this._send({ type: "ack", number, ...subscription.position });
+  }
+
+  // What the next delta applies to: of a keyed channel, that of the publication's own key.
+  _turnTo(subscription, { key }) {
+    if (key === undefined) return;
+    const held = subscription.bases.get(key);
+    Object.assign(subscription, held ? { base: held.position, value: held.value, bytes: held.bytes } : { base: null, value: undefined, bytes: null });
+  }
+
+  _keep(subscription, { key, contentType }) {
+    if (key === undefined) return;
+    if (contentType === "none") {
+      subscription.bases.delete(key);
+      subscription.keys.delete(key);
+      return;
+    }
+    const { base: position, value, bytes } = subscription;
+    if (subscription.delta) subscription.bases.set(key, { position, value, bytes });
+    subscription.keys.add(key);
   }
 
   _takeFull(subscription, frame) {

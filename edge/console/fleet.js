@@ -20,9 +20,10 @@ export class Fleet {
     this.vehicles = new Map();
   }
 
-  // Learn from the value of a publication: a feed's array, one of its items, or a {id, lat, long}. Returns the vehicles that it names.
-  learn(value, nowMs) {
-    const items = Array.isArray(value) ? value : [value];
+  // Learn from the value of a publication: a feed's array, one of its items, or a {id, lat, long}, whose id may be the publication's key.
+  // Returns the vehicles that it names.
+  learn(value, nowMs, key) {
+    const items = Array.isArray(value) ? value : [key === undefined || typeof value !== "object" || value === null ? value : { id: key, ...value }];
     return items.map((item) => this._learnOne(item, nowMs)).filter(Boolean);
   }
 
@@ -36,6 +37,11 @@ export class Fleet {
     vehicle.route = item.vehicle?.trip?.routeId ?? item.vehicle?.trip?.route_id ?? vehicle.route;
     if (Number.isFinite(lat) && Number.isFinite(long)) move(vehicle, lat, long, nowMs);
     return vehicle;
+  }
+
+  // A vehicle's key was deleted.
+  forget(key) {
+    this.vehicles.delete(key);
   }
 
   get ids() {

@@ -4,7 +4,8 @@ import * as msgpack from "./msgpack.js";
 
 export const SUBPROTOCOLS = { json: "distributary.v1.json", msgpack: "distributary.v1.msgpack" };
 const DELTAS = [null, "vcdiff", "json-patch"];
-const CONTENT_TYPES = ["application/json", "text/plain", "application/octet-stream"];
+// The last one is of a deletion, which has no payload.
+const CONTENT_TYPES = ["application/json", "text/plain", "application/octet-stream", "none"];
 
 const ENCODINGS = [undefined, "utf-8", "base64"];
 
@@ -23,6 +24,7 @@ const SHAPES = {
   connected: { id: isInteger },
   subscribed: { id: isInteger, channel: isString, number: isInteger, position: optional(isPosition) },
   gap: { reason: isString, number: isInteger },
+  caught_up: { number: isInteger, epoch: isString, offset: isInteger },
   unsubscribed: { channel: isString, id: optional(isInteger) },
   pong: { id: isInteger },
   error: { code: isString, id: optional(isInteger) },
@@ -37,7 +39,7 @@ export function encodeFrame(frame, format) {
   return format === "msgpack" ? msgpack.encode(frame) : JSON.stringify(frame);
 }
 
-// A frame from the edge, text or an ArrayBuffer. A publication becomes {type, number, offset, epoch, base, delta, timeMs, key, contentType,
+// A frame from the edge, text or an ArrayBuffer. A publication becomes {type, number, offset, epoch, base, delta, timeMs, key, tags, contentType,
 // bytes, data}: `bytes` are the payload's or the VCDIFF delta's, or null where `data`, a JSON value, says it all. Throws where it cannot be read.
 export function decodeFrame(message) {
   const frame = typeof message === "string" ? JSON.parse(message) : msgpack.decode(new Uint8Array(message));
@@ -55,22 +57,27 @@ function checked(frame) {
 }
 
 function publicationOfObject(frame) {
-  const { number, offset, epoch, base, delta = null, time, key, content_type: contentType = CONTENT_TYPES[0], encoding, data } = frame;
+  const { number, offset, epoch, base, delta = null, time, key, tags, content_type: contentType = CONTENT_TYPES[0], encoding, data } = frame;
+  if (frame.deleted === true) {
+    if (!isString(key) || delta !== null) throw new FrameError("a deletion without a key, or as a delta");
+    return { type: "publication", number, offset, epoch, delta, timeMs: time, key, tags, contentType: "none", bytes: null, data: null };
+  }
   if (!DELTAS.includes(delta) || !CONTENT_TYPES.includes(contentType) || !ENCODINGS.includes(encoding)) throw new FrameError("a word that is not known");
   const isValue = delta === "json-patch" || (delta === null && contentType === CONTENT_TYPES[0]);
   if (data === undefined || (encoding ? !isString(data) : !isValue)) throw new FrameError("data and encoding do not fit");
   const bytes = !encoding ? null : encoding === "utf-8" ? encoder.encode(data) : fromBase64(data);
-  return { type: "publication", number, offset, epoch, base, delta, timeMs: time, key, contentType, bytes, data: encoding ? undefined : data };
+  return { type: "publication", number, offset, epoch, base, delta, timeMs: time, key, tags, contentType, bytes, data: encoding ? undefined : data };
 }
 
-function publicationOfArray([format, number, offset, origin, time, key, contentNumber, bytes]) {
+function publicationOfArray([format, number, offset, origin, time, key, contentNumber, bytes, tags]) {
   const delta = DELTAS[format];
   const contentType = CONTENT_TYPES[contentNumber];
   if (delta === undefined || contentType === undefined || !(bytes instanceof Uint8Array)) throw new FrameError("a format that is not known, or no data");
   const place = delta ? { base: origin } : { epoch: origin };
   const isPatch = delta === "json-patch";
+  if (contentType === "none") return { type: "publication", number, offset, ...place, delta, timeMs: time ?? undefined, key, tags, contentType, bytes: null, data: null };
   return {
-    type: "publication", number, offset, ...place, delta, timeMs: time ?? undefined, key: key ?? undefined, contentType,
+    type: "publication", number, offset, ...place, delta, timeMs: time ?? undefined, key: key ?? undefined, tags, contentType,
     bytes: isPatch ? null : bytes, data: isPatch ? JSON.parse(decoder.decode(bytes)) : undefined,
   };
 }

@@ -97,13 +97,17 @@ function followNew() {
 
 function take(publication) {
   stats.count(publication);
-  learn(publication.value);
+  if (publication.isDeleted) {
+    fleet.forget(publication.key);
+    listVehicles();
+    drawSoon();
+  } else learn(publication.value, publication.key);
   unseen.push(publication);
 }
 
-function learn(value) {
+function learn(value, key) {
   const before = fleet.vehicles.size;
-  map.moved(fleet.learn(value, performance.now()));
+  map.moved(fleet.learn(value, performance.now(), key));
   if (fleet.vehicles.size !== before) listVehicles();
   drawSoon();
 }
@@ -161,7 +165,7 @@ function showChannel(channel) {
   if (!subscription) return;
   const { row, cells } = rowOf(channel);
   const meter = stats.meter(channel);
-  const { position, state, problem, delta, gaps } = subscription;
+  const { position, state, problem, delta, gaps, kind, keys } = subscription;
   const { latency } = meter;
   row.dataset.state = state;
   const texts = state === "failed"
@@ -175,7 +179,7 @@ function showChannel(channel) {
       latency.last === null ? "–" : `${format.milliseconds(latency.p50)}, ${format.milliseconds(latency.last)}`,
     ];
   texts.forEach((text, index) => write(cells[index], text));
-  const title = position ? `epoch ${position.epoch ?? "none"}, deltas ${delta ?? "none"}, gaps ${gaps}` : "";
+  const title = position ? `epoch ${position.epoch ?? "none"}, deltas ${delta ?? "none"}, gaps ${gaps}${kind === "keyed" ? `, keys ${keys.size}` : ""}` : "";
   if (cells[0].title !== title) cells[0].title = title;
 }
 

@@ -3,7 +3,7 @@
 It *sweeps* the compacted log of its channel (edge/core/keyed.py): all that is newer than its cursor, in ascending order, so that a key
 that changed many times meanwhile is sent once. One that has reached the newest publication holds the whole state; it is told so, and
 goes on as its mode says: in mode queue as a member of the channel's groups, in mode ack with each publication in order, in mode conflate
-with the next sweep.
+with the next sweep. There a window counts sweeps, and so does the rate: a client that has as many keys as it can handle asks for no more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RECENT_BYTES = 65_536
 class KeyedPaced(PacedSubscription):
     """One session on one keyed channel."""
 
-    __slots__ = ("_born_at", "_floor", "_is_sweeping", "_is_told", "_pins", "_recent", "_recent_bytes", "_until", "_whole_at")
+    __slots__ = ("_born_at", "_floor", "_is_sweeping", "_is_told", "_pins", "_recent", "_recent_bytes", "_sent", "_until", "_whole_at")
 
     def __init__(self, channel: Channel, variant: Variant, delivery: Delivery, cursor: int, *, is_whole: bool = False) -> None:
         """The client holds what it was sent up to `cursor`; 0: nothing. `is_whole`: and that was all there was."""
@@ -53,7 +53,7 @@ class KeyedPaced(PacedSubscription):
     def advance(self, now: float, *, is_writable: bool) -> Due:
         """See `PacedSubscription`."""
         keyed, head = self.channel.stream.keyed, self.channel.stream.offset
-        room = self.room
+        room = MOST_AT_ONCE if self.delivery.mode is Mode.CONFLATE else self.room
         if keyed is None or not is_writable or room <= 0:
             return NOTHING
         if self.cursor >= head:
@@ -87,7 +87,7 @@ class KeyedPaced(PacedSubscription):
         """Deletions up to here are of keys that the client never saw."""
         self._is_sweeping = cursor == 0
         self._is_told = False
-        self._recent_bytes = 0
+        self._sent = self._recent_bytes = 0
         self._recent.clear()
         self._pins.clear()
         self._unacked.clear()
@@ -110,6 +110,8 @@ class KeyedPaced(PacedSubscription):
 
     def _sweep(self, keyed: KeyedState, most: int, now: float) -> Due:
         if self.cursor >= self._until:
+            if self.delivery.mode is Mode.CONFLATE and self.delivery.window and self.room <= 0:
+                return NOTHING
             if now < self._next_at:
                 return Due(wake_at=self._next_at)
             if self.delivery.max_rate:
@@ -128,6 +130,8 @@ class KeyedPaced(PacedSubscription):
             return Due(frames, is_more=True)
         frames += self._send_page([self._pins.popleft() for _ in range(min(len(self._pins), most - len(page)))])
         if not self._pins:
+            if self.delivery.mode is Mode.CONFLATE and self.delivery.window and self._sent > (self._unacked[-1] if self._unacked else 0):
+                self._unacked.append(self._sent)
             self.cursor = self._until
         return self._finished(frames)
 
@@ -162,8 +166,8 @@ class KeyedPaced(PacedSubscription):
 
     def _frame(self, item: Item) -> bytes:
         base = self._base(item) if isinstance(item, KeyedItem) else None
-        self.cursor = item.offset
-        if self.delivery.window:
+        self.cursor = self._sent = item.offset
+        if self.delivery.mode is Mode.ACK:
             self._unacked.append(item.offset)
         if base is None:
             return full_frame(item, self.channel.label, self.variant)

@@ -32,6 +32,7 @@ if not stored or string.sub(stored, 1, 6) ~= ARGV[1] then
   return redis.error_reply('INCARNATION the shard has another incarnation than the publisher believes')
 end
 local fresh_epoch = ARGV[1] .. ARGV[2]
+local changes_of_kind = 0
 
 -- Writes nothing, but fails where Redis is full. Redis asks itself that only before a script's first write, and only if that write
 -- could need memory: a DEL or PEXPIRE that came first would open the way for everything after it.
@@ -155,9 +156,6 @@ local function publish_more(head, history, meta, full, delta, keys, versions, id
     if not outcome and is_keyed and not is_deletion and not has_base and call('HLEN', keys) >= most_keys then
       return FAILED, 'the channel has as many keys as it may: ' .. most_keys, 0
     end
-  elseif is_deletion and (only_changed or is_restore) and not has_version and not has_id then
-    -- Nothing is there to be deleted, and nothing to be remembered.
-    return UNCHANGED, epoch, 0
   end
 
   -- From here on nothing fails.
@@ -171,6 +169,11 @@ local function publish_more(head, history, meta, full, delta, keys, versions, id
         call('DEL', head)
       end
       epoch, offset, newest_hash, bytes, kept = fresh_epoch, 0, '', 0, 0
+      if is_other_kind then
+        -- It may have started in this very call, so the epoch must be yet another one. A batch has fewer than 256 publications.
+        changes_of_kind = changes_of_kind + 1
+        epoch = string.sub(fresh_epoch, 1, -2) .. string.char((string.byte(fresh_epoch, -1) + changes_of_kind) % 256)
+      end
     end
     offset = offset + 1
     entry = pack(PREFIX, 1, epoch, offset, 0) .. full

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
 from bridge.core.chain import DeltaChain
+from bridge.core.flow import Hold
 from bridge.core.record import Partition
 from bridge.core.reload import Change, compare
 from bridge.core.routing import Router
@@ -202,6 +203,41 @@ def test_topics_come_and_go_and_nothing_of_them_is_lost():
     world.steps()
     assert (world.published("all:a"), world.published("rules-3:a")) == ([1, 2], [2])
     assert world.records.owns_all
+
+
+def test_what_was_read_ahead_of_a_topic_that_goes_is_left_to_whoever_reads_it_next():
+    class Ahead(MemoryRecords):
+        """Returns what a client has read ahead, while the bus is away."""
+
+        def hold(self, partitions: Iterable[Partition], reason: Hold) -> None:
+            if reason is not Hold.BUS_AWAY:
+                super().hold(partitions, reason)
+
+    world = World(rules(1, topics="[a, b]"), [A, B])
+    world.records.__class__ = Ahead
+    world.steps()
+    world.produce(1)
+
+    def lose() -> None:
+        world.server.away = True
+        world.records.pending.append(produce_more)
+
+    def produce_more() -> None:
+        world.produce(1, 2, topic="b")
+        world.reload(rules(1))
+        world.records.pending.append(come_back)
+
+    def come_back() -> None:
+        world.server.away = False
+
+    world.records.pending.append(lose)
+    world.steps()
+    assert world.published("all:a") == [1]
+    assert world.published("all:b") == []
+    assert B not in world.topics.committed
+    world.reload(rules(1, topics="[a, b]"))
+    world.steps()
+    assert world.published("all:b") == [1, 2]
 
 
 def test_topics_that_kafka_does_not_take_keep_the_old_rules():

@@ -132,11 +132,19 @@ class TestDeletions:
 
     def test_of_what_is_not_there_it_is_published_unless_only_changes_are(self, bus: Backend):
         publisher = opened(bus)
-        assert push_one(publisher, make_keyed("a", None, 1, only_changed=True)).outcome is UNCHANGED
+        push_one(publisher, make_keyed("b", b"1", 1))
         assert push_one(publisher, make_keyed("a", None, 2)).outcome is FULL
         assert push_one(publisher, make_keyed("a", None, 3, only_changed=True)).outcome is UNCHANGED
         assert push_one(publisher, make_keyed("a", None, 3)).outcome is DUPLICATE
-        assert len(bus.wire("k:1")) == 1
+        assert len(bus.wire("k:1")) == 2
+
+    def test_the_first_of_a_channel_is_remembered(self, bus: Backend):
+        """Processed again after a crash, it must not delete what another partition has published since."""
+        publisher = opened(bus)
+        assert push_one(publisher, make_keyed("a", None, 1, only_changed=True)).outcome is FULL
+        push_one(publisher, make_keyed("a", b"1", 1, source=OTHER_SOURCE))
+        assert push_one(publisher, make_keyed("a", None, 1, only_changed=True)).outcome is DUPLICATE
+        assert set(state(bus)) == {"a"}
 
     def test_the_same_value_after_it_is_news(self, bus: Backend):
         publisher = opened(bus)

@@ -122,14 +122,17 @@ def test_the_bridge_does_no_more(trial: TrialRedis, command: tuple[str, ...]) ->
 
 def test_the_edge_reads_and_subscribes(trial: TrialRedis) -> None:
     trial.connect("bridge").rpush("d:{0}:h:news", "a", "b")
+    trial.connect("bridge").hset("d:{0}:k:news", "key", "value")
     edge = trial.connect("edge")
     with edge.pipeline(transaction=True) as reads:
         reads.hgetall("d:{0}:c:news")
+        reads.hscan("d:{0}:k:news", 0, count=100)
+        reads.hlen("d:{0}:k:news")
         reads.lrange("d:{0}:h:news", 0, -1)
         reads.llen("d:{0}:h:news")
         reads.exists("d:nothing")
         reads.get("d:nothing")
-        assert reads.execute() == [{}, [b"a", b"b"], 2, 0, None]
+        assert reads.execute() == [{}, (0, {b"key": b"value"}), 1, [b"a", b"b"], 2, 0, None]
     assert len(edge.info("server")["run_id"]) == 40
     with edge.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe("d:{0}:c:news")

@@ -205,7 +205,7 @@ class TestAcl:
 
     USER = (
         "user edge on >secret resetkeys ~d:* resetchannels &d:* -@all +subscribe +unsubscribe +psubscribe +ping +get +mget +lrange"
-        " +multi +exec +info +auth +select +hello"
+        " +hget +hlen +hscan +multi +exec +info +auth +select +hello"
     )
 
     def test_is_enough(self, start_redis: StartRedis, start_project: StartProject):

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import msgspec
 
-from distributary._frames import GapFrame, Incoming, Subscribed
+from distributary._frames import CaughtUp, GapFrame, Incoming, Subscribed
 from distributary.publication import BEGINNING, Gap, Missed, Publication
 from shared.delta import json_patch, vcdiff
 from shared.errors import DeltaError
-from shared.publication import DeltaFormat, Position
+from shared.publication import ContentType, DeltaFormat, Position
 
 QUEUE = "queue"
 CONFLATE = "conflate"
@@ -29,6 +29,15 @@ class Resubscribe(msgspec.Struct, frozen=True):
 
     channel: str
     why: str
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """The application was given the whole state of a keyed channel."""
+
+    channel: str
+    position: Position | None
+    starts_state: bool
+    """Whether it is an empty one that no publication has begun."""
 
 
 class _Base(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +64,13 @@ class Chain:
         self._mode = QUEUE
         self._at: Position | None = position
         self._base: _Base | None = None
+        self._bases: dict[str, _Base] = {}
+        """On a keyed channel: what the next delta of each key applies to."""
+        self._has_deltas = True
+        self._is_catching_up = True
+        """Whether offsets of a keyed channel skip, because of each key only the newest value comes."""
+        self._starts_state = True
+        """Told to the application with the next publication of a keyed channel."""
         self._gap: Gap | None = None
         """Told to the application with the next publication."""
         self._is_gap_behind = False
@@ -69,14 +85,19 @@ class Chain:
         """Start from the edge's answer; `asked` is the position that the `subscribe` named. Returns a gap that is known at once."""
         self._mode = frame.mode
         newest = Position(frame.position.epoch, frame.position.offset) if frame.position else None
-        self._recovering = self._base = None  # The first publication is full.
+        self._recovering = self._base = None  # The first publication (of each key) is full.
+        self._bases.clear()
+        self._has_deltas = frame.delta is not None
+        self._is_catching_up = newest is not None
         if asked is not None and frame.recovered:
             self._at = asked
+            self._starts_state = False
             self._recovering = newest
             if not self._is_gap_behind:
                 self._gap = None  # Another edge could deliver after all what this gap had left out.
             return None
         self._at = None
+        self._starts_state = True
         if asked is None:
             self._start(newest, is_stream=frame.kind == "stream")
             return None
@@ -111,7 +132,19 @@ class Chain:
     def on_gap(self, frame: GapFrame) -> Gap:
         """The edge skipped something; what is next is full."""
         self._at = self._base = None
+        self._bases.clear()
+        self._is_catching_up = frame.epoch is not None
+        self._starts_state = True
         return self._note(Gap(frame.reason, frame.missed))
+
+    def on_caught_up(self, frame: CaughtUp) -> Whole:
+        """All of the state has come."""
+        self._at = at = Position(frame.epoch, frame.offset)
+        self._is_catching_up = False
+        if self._mode != ACK:
+            self.position = at
+        starts_state, self._starts_state = self._starts_state, False
+        return Whole(self.channel, at, starts_state)
 
     def on_publication(self, incoming: Incoming, size: int) -> Publication | Resubscribe | None:
         """Take the next publication of `size` bytes on the wire. None: nothing new for the application."""
@@ -129,7 +162,7 @@ class Chain:
                 base = self._apply(incoming)
             except DeltaError as error:
                 return Resubscribe(self.channel, str(error))
-        self._base = base
+        self._hold(incoming, base)
         self._at = Position(base.epoch, base.offset)
         return self._deliver(incoming, base, size)
 
@@ -141,10 +174,22 @@ class Chain:
         at = self._at
         if self._mode == CONFLATE or at is None or incoming.offset <= at.offset + 1:
             return False
+        if incoming.key is not None and self._is_catching_up:
+            return False
         return at.epoch == BEGINNING.epoch or incoming.epoch in {None, at.epoch}
 
+    def _hold(self, incoming: Incoming, base: _Base) -> None:
+        """Keep what the next delta (of the key) applies to."""
+        key = incoming.key
+        if key is None:
+            self._base = base
+        elif incoming.content_type is ContentType.NONE:
+            self._bases.pop(key, None)
+        elif self._has_deltas:
+            self._bases[key] = base
+
     def _apply(self, incoming: Incoming) -> _Base:
-        base = self._base
+        base = self._base if incoming.key is None else self._bases.get(incoming.key)
         if base is None:
             msg = f"a delta at offset {incoming.offset}, but there is no base"
             raise DeltaError(msg)
@@ -170,6 +215,9 @@ class Chain:
         gap, self._gap = self._gap, None
         self._is_gap_behind = False
         recovering = self._recovering
+        starts_state = False
+        if incoming.key is not None:
+            starts_state, self._starts_state = self._starts_state, False
         return Publication(
             channel=self.channel,
             position=at,
@@ -182,6 +230,8 @@ class Chain:
             bytes_received=size,
             recovered=recovering is not None and recovering.epoch == at.epoch and at.offset <= recovering.offset,
             gap=gap,
+            tags=incoming.tags,
+            starts_state=starts_state,
         )
 
     def _note(self, gap: Gap) -> Gap:

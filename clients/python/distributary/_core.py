@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from distributary._chain import Chain, Resubscribe
+from distributary._chain import Chain, Resubscribe, Whole
 from distributary._frames import (
+    CaughtUp,
     Connected,
     Drain,
     ErrorFrame,
@@ -54,6 +55,8 @@ class Skipped(msgspec.Struct, frozen=True):
 
     channel: str
     gap: Gap
+    is_gone: bool = False
+    """Whether the channel has no publication any more."""
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -70,7 +73,7 @@ class Answered(msgspec.Struct, frozen=True):
     error: RefusedError | None = None
 
 
-Event = Publication | Joined | Skipped | Resubscribe | Ended | Answered | Connected | Drain
+Event = Publication | Joined | Skipped | Whole | Resubscribe | Ended | Answered | Connected | Drain
 
 
 class _Stage(StrEnum):
@@ -225,6 +228,8 @@ class Core:
                 event = self._on_subscribed(frame)
             case GapFrame():
                 event = self._on_gap(frame)
+            case CaughtUp():
+                event = self._on_caught_up(frame)
             case Unsubscribed():
                 event = self._on_unsubscribed(frame)
             case ErrorFrame():
@@ -272,7 +277,12 @@ class Core:
         channel = self._names.get(name) if name is not None else None
         if channel is None:
             return None
-        return Skipped(channel.chain.channel, channel.chain.on_gap(frame))
+        return Skipped(channel.chain.channel, channel.chain.on_gap(frame), frame.epoch is None)
+
+    def _on_caught_up(self, frame: CaughtUp) -> Event | None:
+        name = frame.number if frame.number is not None else frame.channel
+        channel = self._names.get(name) if name is not None else None
+        return None if channel is None else channel.chain.on_caught_up(frame)
 
     def _on_unsubscribed(self, frame: Unsubscribed) -> Event | None:
         if frame.id is not None:

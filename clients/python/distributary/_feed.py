@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
 
-from distributary._chain import ACK, CONFLATE
+from distributary._chain import ACK, CONFLATE, Whole
 from distributary._core import Joined
 from distributary.errors import ClientClosedError, ClientError
 from distributary.publication import Gap, Publication
@@ -29,7 +30,11 @@ class Feed:
         """Where the first subscription began."""
         self.is_over = False
         self._error: ClientError | None = None
-        self._items: deque[Publication] = deque()
+        self._items: OrderedDict[object, Publication | Whole] = OrderedDict()
+        """By what a newer one takes the place of."""
+        self._numbers = itertools.count()
+        self._part = 0
+        """Of a keyed channel: nothing takes the place of what came before a mark."""
         self._bytes = 0
         self._max_items = max_items
         self._max_bytes = max_bytes
@@ -56,30 +61,52 @@ class Feed:
         if self.is_over:
             return
         self.resyncs = 0
-        if self._items and self.joined is not None and self.joined.mode == CONFLATE:
-            # Only the newest counts. What it replaces was whole here before, so no delta is missing.
-            replaced = self._items.popleft()
-            self._bytes -= len(replaced.body)
-            if publication.gap is None and replaced.gap is not None:
-                publication = msgspec.structs.replace(publication, gap=replaced.gap)
-        self._items.append(publication)
+        place: object = next(self._numbers)
+        if self.joined is not None and self.joined.mode == CONFLATE:
+            # Only the newest (of the key) counts. What it replaces was whole here before, so no delta is missing.
+            place = (self._part, publication.key)
+            publication = self._replace(place, publication)
+        self._items[place] = publication
         self._bytes += len(publication.body)
         self._readable.set()
         self._judge()
 
-    async def get(self) -> Publication | None:
-        """The next publication; None at the end. Raises what ended the feed, after what came before it. Safe to cancel."""
+    def put_whole(self, whole: Whole) -> None:
+        """The state of a keyed channel is complete with what was put so far."""
+        if not self.is_over:
+            self._part += 1
+            self._items[next(self._numbers)] = whole
+            self._readable.set()
+
+    def _replace(self, place: object, publication: Publication) -> Publication:
+        """Forget what is in that place. Whoever is next tells the gap, and that the state comes anew."""
+        replaced = self._items.pop(place, None)
+        if not isinstance(replaced, Publication):
+            return publication
+        self._bytes -= len(replaced.body)
+        gap, starts_state = replaced.gap, replaced.starts_state
+        if gap is None and not starts_state:
+            return publication
+        following = next(iter(self._items.items()), None)
+        if following is not None and isinstance(following[1], Publication) and publication.key is not None:
+            self._items[following[0]] = msgspec.structs.replace(following[1], gap=following[1].gap or gap, starts_state=starts_state)
+            return publication
+        return msgspec.structs.replace(publication, gap=publication.gap or gap, starts_state=publication.starts_state or starts_state)
+
+    async def get(self) -> Publication | Whole | None:
+        """The next publication, or mark; None at the end. Raises what ended the feed, after what came before it. Safe to cancel."""
         await self._readable.wait()
         if not self._items:
             if self._error is not None:
                 raise self._error
             return None
-        publication = self._items.popleft()
-        self._bytes -= len(publication.body)
+        _, item = self._items.popitem(last=False)
+        if isinstance(item, Publication):
+            self._bytes -= len(item.body)
         if not self._items and not self.is_over:
             self._readable.clear()
         self._judge()
-        return publication
+        return item
 
     async def wait_joined(self) -> Joined:
         """Wait for the edge's first answer to the subscription, and return the newest one."""
@@ -100,6 +127,8 @@ class Feed:
         self._settled.set()
         if joined.gap is not None:
             self.on_gap(joined.gap)
+        if joined.newest is None:
+            self.put_whole(Whole(self.channel, None, starts_state=not joined.recovered))
 
     def on_gap(self, gap: Gap) -> None:
         """Tell the application now; the next publication tells it again, in order."""
@@ -121,8 +150,10 @@ class Feed:
 
     def _drop(self, epoch: str) -> None:
         """Forget what waits of this epoch: none of it is acknowledged, so all of it comes again."""
-        self._items = deque(publication for publication in self._items if publication.position.epoch != epoch)
-        self._bytes = sum(len(publication.body) for publication in self._items)
+        for place, item in list(self._items.items()):
+            if item.position is not None and item.position.epoch == epoch:
+                del self._items[place]
+                self._bytes -= len(item.body) if isinstance(item, Publication) else 0
         if not self._items and not self.is_over:
             self._readable.clear()
         self._judge()

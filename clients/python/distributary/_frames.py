@@ -23,7 +23,7 @@ _NEWEST_VERSION = 1
 Integer = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Offset = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
 
-_CONTENT_TYPES = {name: content_type for content_type, name in CONTENT_TYPE_NAMES.items()}
+_CONTENT_TYPES = {name: content_type for content_type, name in CONTENT_TYPE_NAMES.items() if content_type is not ContentType.NONE}
 _DELTAS = {name: delta for delta, name in DELTA_NAMES.items() if delta is not DeltaFormat.NONE}
 _CONTENT_TYPE_NUMBERS = {int(content_type): content_type for content_type in ContentType}
 _DELTA_NUMBERS = {int(delta): delta for delta in DeltaFormat}
@@ -106,6 +106,15 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     reconnect_after_ms: Annotated[float, Meta(ge=0)] = 0
 
 
+class CaughtUp(msgspec.Struct, frozen=True, tag="caught_up"):
+    """What came makes up the state of a keyed channel at this position."""
+
+    epoch: str
+    offset: Integer
+    number: Integer | None = None
+    channel: str | None = None
+
+
 class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A publication as it came, before any delta was applied."""
 
@@ -121,15 +130,17 @@ class Incoming(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     is_exact: bool
     """Whether a full body is the payload byte for byte, and not just JSON text of the same value."""
+    tags: dict[str, str] = {}
 
 
-Control = Connected | Subscribed | GapFrame | Unsubscribed | Pong | ErrorFrame | Drain
+Control = Connected | Subscribed | GapFrame | CaughtUp | Unsubscribed | Pong | ErrorFrame | Drain
 Frame = Control | Incoming
 
 
 class _JsonPublication(msgspec.Struct, frozen=True, tag="publication"):
     offset: Offset
-    data: msgspec.Raw
+    data: msgspec.Raw = msgspec.Raw(b"")
+    """Absent from a deletion."""
     number: Integer | None = None
     channel: str | None = None
     epoch: str | None = None
@@ -139,6 +150,8 @@ class _JsonPublication(msgspec.Struct, frozen=True, tag="publication"):
     key: str | None = None
     content_type: str = CONTENT_TYPE_NAMES[ContentType.JSON]
     encoding: str | None = None
+    deleted: bool = False
+    tags: dict[str, str] = {}
 
 
 class _ArrayPublication(msgspec.Struct, frozen=True, array_like=True):
@@ -151,6 +164,7 @@ class _ArrayPublication(msgspec.Struct, frozen=True, array_like=True):
     key: str | None
     content_type: int
     data: bytes
+    tags: dict[str, str] = {}
 
 
 class Format(Protocol):
@@ -226,7 +240,7 @@ def make_format(name: str) -> Format:
     return MsgpackFormat() if name == "msgpack" else JsonFormat()
 
 
-_KNOWN = {"connected", "subscribed", "publication", "gap", "unsubscribed", "pong", "error", "drain"}
+_KNOWN = {"connected", "subscribed", "publication", "gap", "caught_up", "unsubscribed", "pong", "error", "drain"}
 
 
 def _is_array(data: bytes) -> bool:
@@ -253,7 +267,7 @@ def _from_json(frame: _JsonPublication) -> Incoming:
         _reject("it names no channel")
     if frame.content_type not in _CONTENT_TYPES:
         _reject(f"unknown content type {frame.content_type!r}")
-    content_type = _CONTENT_TYPES[frame.content_type]
+    content_type = ContentType.NONE if frame.deleted else _CONTENT_TYPES[frame.content_type]
     delta = DeltaFormat.NONE
     if frame.delta is not None:
         if frame.delta not in _DELTAS:
@@ -273,11 +287,18 @@ def _from_json(frame: _JsonPublication) -> Incoming:
         key=frame.key,
         content_type=content_type,
         body=_body(frame, content_type, delta),
-        is_exact=frame.encoding is not None,
+        is_exact=frame.encoding is not None or frame.deleted,
+        tags=frame.tags,
     )
 
 
 def _body(frame: _JsonPublication, content_type: ContentType, delta: DeltaFormat) -> bytes:
+    if frame.deleted:
+        if frame.key is None or delta is not DeltaFormat.NONE:
+            _reject("a deletion without a key, or as a delta")
+        return b""
+    if not bytes(frame.data):
+        _reject("no data")
     if frame.encoding is None:
         if delta is DeltaFormat.VCDIFF or (delta is DeltaFormat.NONE and content_type is not ContentType.JSON):
             _reject("data without an encoding")
@@ -302,6 +323,8 @@ def _from_array(frame: _ArrayPublication) -> Incoming:
     if frame.content_type not in _CONTENT_TYPE_NUMBERS:
         _reject(f"unknown content type {frame.content_type}")
     delta = _DELTA_NUMBERS[frame.format]
+    if frame.content_type == ContentType.NONE and (frame.key is None or delta is not DeltaFormat.NONE or frame.data):
+        _reject("a deletion without a key, as a delta, or with data")
     epoch, base = _where(frame.where, delta)
     return Incoming(
         name=frame.name,
@@ -314,6 +337,7 @@ def _from_array(frame: _ArrayPublication) -> Incoming:
         content_type=_CONTENT_TYPE_NUMBERS[frame.content_type],
         body=frame.data,
         is_exact=True,
+        tags=frame.tags,
     )
 
 

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 
-from distributary._chain import Resubscribe
+from distributary._chain import Resubscribe, Whole
 from distributary._core import Answered, Core, Ended, Event, Joined, Skipped
 from distributary._feed import Feed
 from distributary._frames import Connected, Drain
@@ -164,7 +164,7 @@ class Session:
         self._asked_at = dict.fromkeys(self._asked_at, now)
         self._pings = {ping_id: (now, answered) for ping_id, (_, answered) in self._pings.items()}
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:  # noqa: C901  (one line a kind)
         match event:
             case Joined():
                 self._asked_at.pop(event.channel, None)
@@ -173,6 +173,11 @@ class Session:
             case Skipped():
                 if (feed := self._feeds.get(event.channel)) is not None:
                     feed.on_gap(event.gap)
+                    if event.is_gone:
+                        feed.put_whole(Whole(event.channel, None, starts_state=True))
+            case Whole():
+                if (feed := self._feeds.get(event.channel)) is not None:
+                    feed.put_whole(event)
             case Resubscribe():
                 self._resync(event)
             case Ended():

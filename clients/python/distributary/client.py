@@ -127,7 +127,7 @@ class Client:
         if self._error is None:
             self._tell(Status("closed"))
 
-    def subscribe(
+    def subscribe(  # noqa: PLR0913  (what a subscription may say, all by name)
         self,
         channel: str,
         *,
@@ -138,6 +138,7 @@ class Client:
         mode: Literal["queue", "conflate", "ack"] | None = None,
         max_rate: float | None = None,
         window: int | None = None,
+        keep_state: bool = False,
     ) -> Subscription:
         """Subscribe to a channel: iterate over what this returns.
 
@@ -148,6 +149,8 @@ class Client:
         wait. `conflate`: only the newest is delivered, at most `max_rate` a second; `window` publications (2; 0: no bound) are on their
         way before the application has taken them. `ack`: each one is delivered, at most `window` before `Subscription.ack`, and again
         after a reconnect where it was not acknowledged.
+
+        keep_state: of a keyed channel, keep the newest publication of each key in `Subscription.state`.
 
         Raises ChannelError for what is no channel name.
         """
@@ -162,6 +165,7 @@ class Client:
             delta=self._delta if delta is None else _check_delta(delta),
             on_gap=on_gap,
             delivery=_check_delivery(mode, max_rate, window),
+            keep_state=keep_state,
         )
         return Subscription(self, wish)
 

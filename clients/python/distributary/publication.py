@@ -52,15 +52,27 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Whether it is older than the subscription on this connection: part of what a recovery delivered, without a hole."""
     gap: Gap | None
     """What is missing right before this publication."""
+    tags: dict[str, str] = {}
+    """What the rules say of the publication besides its payload."""
+    starts_state: bool = False
+    """Whether the newest values of all keys come anew, this one first: what was held of a keyed channel counts no more."""
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the key was deleted: there is no payload."""
+        return self.content_type is ContentType.NONE
 
     @property
     def payload(self) -> bytes | None:
-        """The payload as it was published, or None where only its value is known (ask for `vcdiff` or MessagePack to know it)."""
-        return self.body if self.is_exact else None
+        """The payload as it was published, or None where only its value is known (ask for `vcdiff` or MessagePack to know it).
+
+        None for a deletion, too.
+        """
+        return self.body if self.is_exact and not self.is_deleted else None
 
     @cached_property
     def data(self) -> Any:
-        """The JSON value, the text, or the bytes, by content type; read at the first access.
+        """The JSON value, the text, or the bytes, by content type, None for a deletion; read at the first access.
 
         Raises PayloadError where the payload is not what its content type says. It belongs to the caller, who may change it.
         """
@@ -69,6 +81,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 return msgspec.json.decode(self.body)
             if self.content_type is ContentType.TEXT:
                 return self.body.decode("utf-8")
+            if self.content_type is ContentType.NONE:
+                return None
         except ValueError as error:
             msg = f"{self.channel} at offset {self.position.offset} is not {CONTENT_TYPE_NAMES[self.content_type]}: {error}"
             raise PayloadError(msg) from error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from distributary._chain import ACK
+from distributary._chain import ACK, Whole
 from distributary._core import Joined
 from distributary._feed import Feed
 from distributary.errors import CallTimeoutError, ClientClosedError
@@ -45,8 +45,10 @@ class Wish:
         delta: tuple[str, ...],
         on_gap: Callable[[Gap], None] | None,
         delivery: dict[str, Any] | None = None,
+        keep_state: bool = False,
     ) -> None:
         self.channel = channel
+        self.keep_state = keep_state
         self.delivery = delivery or {}
         """`mode`, `max_rate` and `window`, as `subscribe` says them."""
         self.position = position
@@ -70,6 +72,8 @@ class Subscription:
         self._acked: Position | None = None
         self._is_closed = False
         self._is_waiting = False
+        self._state: dict[str, Publication] = {}
+        self._is_whole = False
         self._taken: Position | None = None
         """Of the last publication that the application took, until it is acknowledged."""
 
@@ -90,6 +94,33 @@ class Subscription:
         if self._position is None and self._feed is not None:
             return self._feed.start
         return self._position
+
+    @property
+    def state(self) -> Mapping[str, Publication]:
+        """Of a keyed channel, with `keep_state`: the newest publication of each key, of those that the application took. Not a copy.
+
+        It follows the iteration: deleted keys are not in it, and after a gap that left something out it fills anew.
+        """
+        return self._state
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `state` was complete since the subscription began or the last gap. False while the newest values are still coming."""
+        return self._is_whole
+
+    async def read_state(self) -> Mapping[str, Publication]:
+        """Take publications until the state of a keyed channel is complete, and return it. Needs `keep_state`.
+
+        Go on with the iteration for what changes. Raises ClientClosedError where the subscription ends before, and what ended it.
+        """
+        if not self._wish.keep_state:
+            msg = f"{self.channel}: subscribe with keep_state=True to have its state"
+            raise ValueError(msg)
+        while not self._is_whole and await self._take(until_whole=True) is not None:
+            pass
+        if not self.is_whole:
+            raise self._closed()
+        return self._state
 
     @property
     def info(self) -> Joined | None:
@@ -142,8 +173,13 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Publication:
-        if self._is_closed:
+        publication = None if self._is_closed else await self._take()
+        if publication is None:
             raise StopAsyncIteration
+        return publication
+
+    async def _take(self, *, until_whole: bool = False) -> Publication | None:
+        """The next publication; None at the end and, if asked for, where the state of a keyed channel is complete."""
         feed = self._start()
         if self._is_waiting:
             msg = f"{self.channel}: another task is already waiting for the next publication"
@@ -151,17 +187,41 @@ class Subscription:
         self._acknowledge_taken(feed)
         self._is_waiting = True
         try:
-            publication = await feed.get()
-            while publication is not None and self._is_acked(publication.position):
-                publication = await feed.get()
+            item = await feed.get()
+            while isinstance(item, Whole) or (item is not None and self._is_acked(item.position)):
+                if isinstance(item, Whole):
+                    self._on_whole(item)
+                    if until_whole:
+                        return None
+                item = await feed.get()
         finally:
             self._is_waiting = False
-        if publication is None:
-            raise StopAsyncIteration
-        self._taken = publication.position
+        if item is None:
+            return None
+        self._taken = item.position
         if not self._is_ack:
-            self._position = publication.position
-        return publication
+            self._position = item.position
+        if item.key is not None:
+            self._keep(item, item.key)
+        return item
+
+    def _keep(self, publication: Publication, key: str) -> None:
+        if publication.starts_state:
+            self._state.clear()
+            self._is_whole = False
+        if not self._wish.keep_state:
+            return
+        if publication.is_deleted:
+            self._state.pop(key, None)
+        else:
+            self._state[key] = publication
+
+    def _on_whole(self, whole: Whole) -> None:
+        self._is_whole = True
+        if whole.starts_state:
+            self._state.clear()
+        if whole.position is not None and not self._is_ack:
+            self._position = whole.position
 
     @property
     def _is_ack(self) -> bool:

@@ -151,6 +151,8 @@ class _Printer:
         counts.gaps += publication.gap is not None
         counts.bytes_received += publication.bytes_received
         counts.bytes_of_payloads += len(publication.body)
+        if self._is_raw and publication.is_deleted:
+            return
         line = publication.body if self._is_raw else msgspec.json.encode(line_of(publication))
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
@@ -164,12 +166,16 @@ def line_of(publication: Publication) -> dict[str, Any]:
         "offset": publication.position.offset,
         "time": publication.time_ms,
         "key": publication.key,
+        "deleted": publication.is_deleted or None,
+        "tags": publication.tags or None,
         "delta": publication.is_delta or None,
         "recovered": publication.recovered or None,
         "gap": _gap(publication.gap) if publication.gap else None,
         "bytes": publication.bytes_received,
     }
     line = {name: value for name, value in line.items() if value is not None}
+    if publication.is_deleted:
+        return line
     if publication.content_type is not ContentType.JSON:
         line["content_type"] = CONTENT_TYPE_NAMES[publication.content_type]
     try:

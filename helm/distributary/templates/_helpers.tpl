@@ -169,7 +169,7 @@ key: {{ $component }}-url
 resetkeys ~d:* resetchannels &d:* +@all -@admin -@dangerous +info
 {{- end -}}
 {{- define "distributary.aclEdge" -}}
-resetkeys %R~d:* resetchannels &d:* -@all +hello +auth +ping +select +info +quit +reset +subscribe +unsubscribe +psubscribe +punsubscribe +ssubscribe +sunsubscribe +cluster|slots +multi +exec +discard +get +mget +hget +hmget +hgetall +lrange +llen +exists
+resetkeys %R~d:* resetchannels &d:* -@all +hello +auth +ping +select +info +quit +reset +subscribe +unsubscribe +psubscribe +punsubscribe +ssubscribe +sunsubscribe +cluster|slots +multi +exec +discard +get +mget +hget +hmget +hgetall +hlen +hscan +lrange +llen +exists
 {{- end -}}
 
 {{/* The ports of the bus as a list in JSON: those given, else those of the URLs, else 6379. */}}

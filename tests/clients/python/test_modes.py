@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distributary import Client, Gap, Position, Subscription
+from distributary import Client, Gap, Position, Publication, Subscription
 from distributary._core import Core
 from distributary._session import ACK_BURST
 from tests.clients.python.fake_edge import EPOCH, FakeEdge, FastClock, Peer, Script, run, until
@@ -26,7 +26,7 @@ async def subscribed(*scripts: Script, clock: FastClock | None = None, **wish: A
 
 def held(client: Client) -> list[int]:
     """What waits for the application."""
-    return [publication.position.offset for publication in client._feeds[BUS]._items]
+    return [item.position.offset for item in client._feeds[BUS]._items.values() if isinstance(item, Publication)]
 
 
 class TestWish:

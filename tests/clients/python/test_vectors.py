@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from distributary import Publication
-from distributary._chain import Resubscribe
+from distributary._chain import Resubscribe, Whole
 from distributary._core import Core, Ended, Joined, Skipped
 from distributary._frames import Connected
 from distributary.errors import ProtocolError
@@ -85,6 +85,9 @@ class Player:
             case Joined(gap=Gap()):
                 assert event.gap is not None
                 self.seen.append({"gap": {"channel": event.channel, **gap(event.gap)}})
+            case Whole():
+                place = {"epoch": event.position.epoch, "offset": event.position.offset} if event.position else {}
+                self.seen.append({"whole": {"channel": event.channel, **place, "starts_state": event.starts_state}})
             case Skipped():
                 self.seen.append({"gap": {"channel": event.channel, **gap(event.gap)}})
             case Ended():
@@ -113,7 +116,13 @@ def publication(got: Publication) -> dict[str, Any]:
         "recovered": got.recovered,
         "gap": gap(got.gap) if got.gap else None,
     }
-    if got.content_type is ContentType.BINARY:
+    if got.tags:
+        seen["tags"] = got.tags
+    if got.key is not None:
+        seen["starts_state"] = got.starts_state
+    if got.is_deleted:
+        seen["deleted"] = got.data is None
+    elif got.content_type is ContentType.BINARY:
         assert got.data == got.payload
     else:
         seen["data"] = got.data

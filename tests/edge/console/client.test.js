@@ -116,6 +116,43 @@ test("full publications and JSON patches make values, each with its position", (
   assert.deepEqual(rig.got.map(({ isSnapshot }) => isSnapshot), [true, false, false]);
 });
 
+test("of a keyed channel each key has a base of its own, and offsets skip until all has come", () => {
+  const rig = new Rig().connect();
+  const subscription = rig.subscribe("fleet", { delta: ["json-patch"] });
+  rig.subscribed({ kind: "keyed", delta: "json-patch", position: { epoch: EPOCH, offset: 12 } });
+  rig.full(3, { lat: 1 }, { key: "a" });
+  rig.full(9, { lat: 2 }, { key: "b", tags: { source: "gps" } });
+  rig.receive({ type: "caught_up", number: 7, epoch: EPOCH, offset: 12 });
+  rig.receive({ type: "publication", number: 7, offset: 13, base: 3, delta: "json-patch", key: "a", data: [{ op: "replace", path: "/lat", value: 5 }] });
+  rig.receive({ type: "publication", number: 7, epoch: EPOCH, offset: 14, key: "b", deleted: true });
+  assert.deepEqual(rig.got.map(({ key, value, isDeleted }) => [key, value, isDeleted]), [
+    ["a", { lat: 1 }, false], ["b", { lat: 2 }, false], ["a", { lat: 5 }, false], ["b", null, true],
+  ]);
+  assert.deepEqual(rig.got[1].tags, { source: "gps" });
+  assert.deepEqual([...subscription.keys], ["a"]);
+  assert.deepEqual(subscription.position, { epoch: EPOCH, offset: 14 });
+  assert.equal(subscription.resyncs, 0);
+  // A base that is not the key's own is not guessed at, and a hole after the mark is one.
+  rig.receive({ type: "publication", number: 7, offset: 15, base: 13, delta: "json-patch", key: "c", data: [] });
+  assert.deepEqual(rig.sent("subscribe").at(-1).position, { epoch: EPOCH, offset: 14 });
+});
+
+test("a gap on a keyed channel empties what is held", () => {
+  const rig = new Rig().connect();
+  const subscription = rig.subscribe("fleet");
+  rig.subscribed({ kind: "keyed", position: { epoch: EPOCH, offset: 2 } });
+  rig.full(1, 1, { key: "a" });
+  rig.full(2, 2, { key: "b" });
+  rig.receive({ type: "caught_up", number: 7, epoch: EPOCH, offset: 2 });
+  rig.receive({ type: "gap", number: 7, reason: "history_trimmed", missed: { from: 3, to: 9 }, epoch: EPOCH });
+  rig.full(2, 2, { key: "b" });
+  rig.full(8, 3, { key: "c" });
+  rig.receive({ type: "caught_up", number: 7, epoch: EPOCH, offset: 9 });
+  assert.deepEqual([...subscription.keys], ["b", "c"]);
+  rig.full(11, 4, { key: "c" });
+  assert.equal(rig.sent("subscribe").length, 2, "a hole");
+});
+
 test("VCDIFF applies to the exact bytes of the base", () => {
   const rig = new Rig().connect();
   rig.subscribe("bus:1430", { delta: ["vcdiff"] });
@@ -480,7 +517,7 @@ function play(session, format) {
     const isGivenUp = (step.sees ?? []).some((item) => item.error === "protocol");
     if (step.do === "receive") assert.equal(client.state, isGivenUp ? "waiting" : "connected", where);
     const expected = (step.sees ?? []).filter((item) => item.publication).map(({ publication }) => publication);
-    const shown = seen.map(({ data, ...rest }) => (data instanceof Uint8Array ? { ...rest, payload: Buffer.from(data).toString("hex") } : { ...rest, data }));
+    const shown = seen.map(({ data, ...rest }) => (data === null ? { ...rest, payload: null } : data instanceof Uint8Array ? { ...rest, payload: Buffer.from(data).toString("hex") } : { ...rest, data }));
     const wanted = expected.map(({ channel, epoch, offset, data, is_delta, payload }) => ({ channel, epoch, offset, is_delta, ...(data === undefined ? { payload } : { data }) }));
     assert.deepEqual(shown, wanted, where);
   }

@@ -146,6 +146,18 @@ class TestConflation:
         assert subscription.advance(10.1, is_writable=True).wake_at == 10.5
         assert turn(subscription, 10.5) == [4, 5]
 
+    def test_the_window_counts_sweeps(self, monkeypatch: pytest.MonkeyPatch):
+        pages_of(monkeypatch, 2)
+        channel = channel_of(*(keyed(number, str(number)) for number in range(1, 4)))
+        subscription = KeyedPaced(channel, variant(), Delivery(Mode.CONFLATE, 0, 1), 0)
+        assert [turn(subscription), turn(subscription)] == [[1, 2], [3, "caught_up"]]
+        put(channel, keyed(4, "1"), keyed(5, "2"))
+        assert turn(subscription) == []
+        subscription.acknowledge(2)
+        assert turn(subscription) == []
+        subscription.acknowledge(3)
+        assert turn(subscription) == [4, 5]
+
     def test_one_that_missed_a_deletion_that_is_forgotten_begins_anew(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(edge.core.keyed, "MAX_DELETIONS", 1)
         channel = channel_of(keyed(1, "a"), keyed(2, "b"), keyed(3, "c"), ring=1)
