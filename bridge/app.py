@@ -154,7 +154,7 @@ class _App:
         self.pipeline = Pipeline(
             self._records,
             bus,
-            Router(rules),
+            Router(rules, clock=time.monotonic),
             self._chain,
             time=Time(time.monotonic, time.sleep, chance),
             stop=stop,

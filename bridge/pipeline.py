@@ -251,7 +251,7 @@ class Pipeline:
         # What was finished under the old rules must not come back under the new ones, should this process be killed.
         self._commit(wait=True)
         try:
-            router = Router(change.rules)
+            router = Router(change.rules, clock=self._time.now)
             self._put_back(router)
             self._records.subscribe(change.rules.topics)
         except ConfigurationError as error:
@@ -356,6 +356,7 @@ class Pipeline:
             self._halt(record, f"routing failed: {error!r}")
             return Routed()
         self.tally.filtered += routed.filtered
+        self.tally.over_cap += routed.over_cap
         self.tally.tombstones += routed.is_tombstone
         for problem in routed.problems:
             self._tell(record, problem)
@@ -385,7 +386,8 @@ class Pipeline:
         prepare, offset, of = self._chain.prepare, record.offset, self.tally.of
         for draft in drafts:
             counts = of(draft.route)
-            pushes = prepare(draft, Source(source_id, offset, draft.index), time_ms, sole_writer=sole_writer)
+            at_ms = time_ms if draft.time_ms is None else draft.time_ms
+            pushes = prepare(draft, Source(source_id, offset, draft.index), at_ms, sole_writer=sole_writer)
             if not pushes:
                 counts.skip(self._chain.skipped_as)
                 continue

@@ -40,6 +40,7 @@ class PipelineCollector(Collector):
             ("records", "Kafka records consumed", tally.records),
             ("record_bytes", "Bytes of their values", tally.record_bytes),
             ("filtered", "Items that a `where` left out", tally.filtered),
+            ("over_channel_cap", "Items that would have made a route's channels too many", tally.over_cap),
             ("payload_bytes", "Bytes of all publications, if each were full", tally.payload_bytes),
             ("sent_bytes", "Bytes of all publications, as they were published", tally.sent_bytes),
             ("restored", "Publications put back into a bus that lost its data", tally.restored),

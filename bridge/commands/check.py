@@ -12,9 +12,25 @@ if TYPE_CHECKING:
     from bridge.core.ruleset import CompiledRules, Route
 
 
+def _print_schema(wanted: bool) -> None:
+    """Print the JSON Schema, whatever else stands on the command line."""
+    if not wanted:
+        return
+    import msgspec
+
+    from bridge.rules.schema import rules_schema
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(rules_schema()), indent=2))
+    raise typer.Exit
+
+
 def check(
     rules: RulesArgument,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", envvar="BRIDGE_QUIET", help="Print problems only.")] = False,
+    schema: Annotated[  # noqa: ARG001 - its callback does it
+        bool,
+        typer.Option("--schema", callback=_print_schema, is_eager=True, help="Print the JSON Schema of rules files, for editors, and end."),
+    ] = False,
 ) -> None:
     """Check a rules file: every problem at once, each with its line.
 
@@ -23,6 +39,8 @@ def check(
     [bold]Examples[/bold]
 
     bridge check rules.yaml
+
+    bridge check --schema > rules.schema.json
 
     bridge check --quiet rules.yaml && kubectl create configmap rules --from-file rules.yaml
     """

@@ -57,6 +57,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """Only a draft with a greater one than its channel's (its key's) newest is published. A finite number."""
     id: bytes = b""
     """Only a draft whose id its channel did not see within the window is published. `id_of` makes it; empty for none."""
+    time_ms: int | None = None
+    """Milliseconds since 1970, where the data says it; None: the record's time."""
 
     @property
     def is_deletion(self) -> bool:
@@ -73,8 +75,8 @@ class RecordProblem(msgspec.Struct, frozen=True):
     """Whose fault, where (with the item's index), what to do. For the log and the operator."""
     reason: str = ""
     """The same without the place."""
-    item: int | str | None = None
-    """The item's place in what `split` gave; None where it is about the whole record, or about several items."""
+    places: tuple[int | str, ...] = ()
+    """The items' places in what `split` gave, as far as they are listed; none where it is about the whole record."""
     items: int = 1
     """How many items (or records) it is about."""
     dead_letters: DeadLetterTopic | None = None

@@ -28,7 +28,7 @@ MAX_EXPRESSION_NODES = 5_000
 MAX_EXPRESSION_GROWTH = 1_000
 """So many times the size of its input, at most, may an expression's value have, by its shape: `[@, @] | [@, @]` makes four of one."""
 
-__all__ = ["EvaluationError", "Expression", "compile_expression", "describe", "is_true"]
+__all__ = ["EvaluationError", "Expression", "compile_expression", "constant", "describe", "is_true"]
 
 Evaluate = Callable[[Scope], Any]
 
@@ -92,6 +92,12 @@ def compile_expression(text: str, named: Mapping[str, Expression] | None = None)
         raise ConfigurationError([f"can make more than {MAX_EXPRESSION_GROWTH} times the size of its input"])
     meaning = "\n".join([text, *(f"{name}: {named[name].meaning}" for name in used)])
     return Expression(text, _evaluator(tree, text), frozenset(_roots(tree)), _plain_path(tree), tree, meaning)
+
+
+def constant(value: Any) -> Expression:
+    """An expression that gives `value`, a JSON value, whatever the item."""
+    text = f"`{msgspec.json.encode(value).decode()}`"
+    return Expression(text, lambda _: value, frozenset(), None, {"type": "literal", "value": value, "children": []}, text)
 
 
 def describe(value: object) -> str:

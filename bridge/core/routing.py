@@ -15,10 +15,12 @@ from typing import Any
 
 import msgspec
 
+from bridge.core.cardinality import ChannelCap, TooManyChannelsError
 from bridge.core.decoding import Decoder, SchemaUnavailableError
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.expression import EvaluationError, Expression, describe, is_true
-from bridge.core.letter import Replay
+from bridge.core.letter import MAX_ITEMS, Replay
+from bridge.core.marks import UNMARKED, Marked, marker
 from bridge.core.record import Record
 from bridge.core.ruleset import CompiledRules, Route
 from bridge.core.scope import Scope
@@ -46,18 +48,23 @@ class Routed(msgspec.Struct):
     matched: int = 0
     """Routes whose source has the record's topic. 0 with a subscription wider than the rules, or while rules change."""
     filtered: int = 0
-    """Items that a `where` left out."""
+    """Items that a `where` left out, or whose channels are an empty array."""
     failed: int = 0
     """Items, or whole records, that a route could not handle."""
+    over_cap: int = 0
+    """Of them, items that would have made a route's channels too many."""
     is_tombstone: bool = False
-    """The record has no value: nothing is made of it."""
+    """The record has no value: routes of keyed channels may delete its key, and nothing else is made of it."""
 
 
 class Router:
-    """Applies rules to records. Not for use by several threads at once: its caches are not locked."""
+    """Applies rules to records. Not for use by several threads at once: its caches are not locked.
 
-    def __init__(self, rules: CompiledRules) -> None:
-        self._runners = [_RouteRunner(route) for route in rules.routes]
+    `clock` tells seconds that only go forward: by it, channels that were not used for long count no more for a route's `max_channels`.
+    """
+
+    def __init__(self, rules: CompiledRules, *, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self._runners = [_RouteRunner(route, clock) for route in rules.routes]
         self._by_topic: dict[str, list[_RouteRunner]] = {}
 
     def __repr__(self) -> str:
@@ -76,7 +83,7 @@ class Router:
             runners, only = named, replay.items
         if record.value is None:
             routed.is_tombstone = True
-            return routed
+            runners = [runner for runner in runners if runner.route.deletes]
         visit = _Visit(record, routed, only)
         for runner in runners:
             runner.run(visit)
@@ -142,12 +149,16 @@ class _RouteRunner:
     """One route, made ready for the hot path."""
 
     __slots__ = (
-        "_channels", "_decoder", "_key_decoder", "_needs_value", "_payload_of", "_split", "_where", "_where_needs_value", "content_type",
-        "route",
+        "_cap", "_channels", "_decoder", "_key_decoder", "_mark", "_mark_deletion", "_needs_value", "_payload_of", "_split", "_where",
+        "_where_needs_value", "content_type", "route",
     )  # fmt: skip
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, clock: Callable[[], float]) -> None:
         self.route = route
+        is_constant = all(template.is_constant for template in route.channels)
+        self._cap = None if is_constant else ChannelCap(route.max_channels, route.settings.ttl_ms / 1000, clock)
+        self._mark = marker(route.marks)
+        self._mark_deletion = marker(route.marks.without_value)
         self.content_type: ContentType = route.content_type
         self._decoder = route.source.decoder
         # Where no expression looks at the key, nothing is made of it.
@@ -178,12 +189,14 @@ class _RouteRunner:
                 visit.scope.put_text_key()
             else:
                 visit.scope.put_key(visit.key(self._key_decoder))
-            if self._split is None:
+            if visit.record.value is None:
+                self._run_deletion(visit)
+            elif self._split is None:
                 self._run_whole(visit)
             else:
                 self._run_split(visit)
         except EvaluationError as error:
-            visit.routed.failed += 1
+            self._count(visit, error)
             self._tell(visit, str(error))
         except SchemaUnavailableError:
             raise
@@ -193,6 +206,15 @@ class _RouteRunner:
                 raise
             visit.routed.failed += 1
             self._tell(visit, f"a fault in distributary: {error!r}"[:1000])
+
+    def _run_deletion(self, visit: _Visit) -> None:
+        """Delete the key of a record without a value. A `where` that needs it is not asked: deleting what is not there does no harm."""
+        scope, where, mark = visit.scope, self._where, self._mark_deletion
+        scope.put_value(None)
+        if where is not None and not self._where_needs_value and not is_true(where(scope)):
+            visit.routed.filtered += 1
+            return
+        self._publish(visit, self._names(scope), b"", UNMARKED if mark is None else mark(scope), ContentType.NONE)
 
     def _run_whole(self, visit: _Visit) -> None:
         scope = visit.scope
@@ -206,16 +228,34 @@ class _RouteRunner:
             if where is not None and self._where_needs_value and not is_true(where(scope)):
                 visit.routed.filtered += 1
                 return
+        names, mark = self._names(scope), self._mark
         payload = visit.value if self._payload_of is None else self._payload_of(scope)
-        self._publish(visit, [render(scope) for render in self._channels], payload)
+        self._publish(visit, names, payload, UNMARKED if mark is None else mark(scope), self.content_type)
+
+    def _names(self, scope: Scope) -> list[str]:
+        """The item's channels, each once: what a list in the data repeats is no second publication."""
+        if len(self._channels) == 1:  # Nearly always.
+            name = self._channels[0](scope)
+            return [name] if type(name) is str else list(dict.fromkeys(name))
+        names: list[str] = []
+        is_list = False
+        for render in self._channels:
+            name = render(scope)
+            if type(name) is str:
+                names.append(name)
+            else:
+                names.extend(name)
+                is_list = True
+        return list(dict.fromkeys(names)) if is_list else names
 
     def _run_split(self, visit: _Visit) -> None:
         scope = visit.scope
         scope.put_value(visit.decode(self._decoder) if self._needs_value else None)
         assert self._split is not None  # noqa: S101 - for the type checker; `run` decided on it
-        where, channels = self._where, self._channels
+        where, names_of, mark, content_type = self._where, self._names, self._mark, self.content_type
         payload_of = self._payload_of or _encoded_item
         told = 0
+        more: list[int | str] = []
         only = visit.only
         for index, item in _items(self._split(scope)):
             if only is not None and index not in only:
@@ -225,21 +265,27 @@ class _RouteRunner:
                 if where is not None and not is_true(where(scope)):
                     visit.routed.filtered += 1
                     continue
-                names = [render(scope) for render in channels]
-                self._publish(visit, names, payload_of(scope))
+                names = names_of(scope)
+                self._publish(visit, names, payload_of(scope), UNMARKED if mark is None else mark(scope), content_type)
             except _TooMuchError:
                 raise
             except EvaluationError as error:
-                visit.routed.failed += 1
+                self._count(visit, error)
                 told += 1
-                if told <= MAX_PROBLEMS_A_ROUTE:
-                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", index)
-        if told > MAX_PROBLEMS_A_ROUTE:
-            more = told - MAX_PROBLEMS_A_ROUTE
-            self._tell(visit, f"{more} more items have problems", items=more)
+                if told > MAX_PROBLEMS_A_ROUTE:
+                    more.append(index)
+                else:
+                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", (index,))
+        if more:
+            self._tell(visit, f"{len(more)} more items have problems", tuple(more[:MAX_ITEMS]), items=len(more))
 
-    def _publish(self, visit: _Visit, names: list[str], payload: bytes) -> None:
-        """All of an item's drafts, or (where the caller saw a problem) none."""
+    @staticmethod
+    def _count(visit: _Visit, error: EvaluationError) -> None:
+        visit.routed.failed += 1
+        visit.routed.over_cap += isinstance(error, TooManyChannelsError)
+
+    def _publish(self, visit: _Visit, names: list[str], payload: bytes, marked: Marked, content_type: ContentType) -> None:
+        """All of an item's drafts, or (where there is a problem) none."""
         counts, drafts, route = visit.counts, visit.routed.drafts, self.route
         size = len(payload) * len(names)
         if size > visit.budget or len(drafts) + len(names) > MAX_DRAFTS_A_RECORD:
@@ -248,17 +294,24 @@ class _RouteRunner:
                 "the rest of it was not made: project less of each item"
             )
             raise _TooMuchError(msg)
+        if self._cap is not None:
+            self._cap.admit(names)
         visit.budget -= size
+        visit.routed.filtered += not names
+        settings, route_name = route.settings, route.name
         for name in names:
             index = counts.get(name, 0)
             counts[name] = index + 1
-            drafts.append(Draft(name, payload, self.content_type, index, route.settings, route.name))
+            if marked is UNMARKED:  # By far the most: it need not be taken apart.
+                drafts.append(Draft(name, payload, content_type, index, settings, route_name))
+            else:
+                drafts.append(Draft(name, payload, content_type, index, settings, route_name, *marked))
 
-    def _tell(self, visit: _Visit, what: str, item: int | str | None = None, *, items: int = 1) -> None:
+    def _tell(self, visit: _Visit, what: str, places: tuple[int | str, ...] = (), *, items: int = 1) -> None:
         route = self.route
         message = f"{visit.record.where}: route {route.name}: {what}"
         place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
-        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, item, items, place))
+        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, places, items, place))
 
 
 class _TooMuchError(EvaluationError):
@@ -279,9 +332,9 @@ def _payload_function(route: Route) -> Callable[[Scope], bytes] | None:
     projection = route.projection
     if projection is None:
         return None if route.source.decoder.passes is not None else _encoded_item
-    if projection.whole is not None:
-        return _whole_payload(projection.whole)
-    return _object_payload(projection.fields)
+    if projection.whole is None:
+        return _object_payload(projection.fields)
+    return _extended_payload(projection.whole, projection.fields) if projection.fields else _whole_payload(projection.whole)
 
 
 def _whole_payload(expression: Expression) -> Callable[[Scope], bytes]:
@@ -298,6 +351,19 @@ def _object_payload(fields: tuple[tuple[str, Expression], ...]) -> Callable[[Sco
 
     def payload_of(scope: Scope) -> bytes:
         return _encoded({name: evaluate(scope) for name, evaluate in evaluators})
+
+    return payload_of
+
+
+def _extended_payload(whole: Expression, fields: tuple[tuple[str, Expression], ...]) -> Callable[[Scope], bytes]:
+    evaluators = [(name, expression.evaluate) for name, expression in fields]
+
+    def payload_of(scope: Scope) -> bytes:
+        value = whole.evaluate(scope)
+        if not isinstance(value, dict):
+            msg = f"`set` and `const` add to an object, and {whole.text} gave {describe(value)}"
+            raise EvaluationError(msg)
+        return _encoded({**value, **{name: evaluate(scope) for name, evaluate in evaluators}})
 
     return payload_of
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from bridge.core.cardinality import DEFAULT_MAX_CHANNELS
 from bridge.core.decoding import Decoder
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression
 from bridge.core.letter import DeadLetterTopic
+from bridge.core.marks import Marks
 from bridge.core.template import Template
-from shared.publication import ContentType
+from shared.publication import ContentType, Kind
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -28,7 +30,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Projection(msgspec.Struct, frozen=True):
-    """What a client gets of an item: an object of named expressions, or one expression's value."""
+    """What a client gets of an item: an object of named expressions, or one expression's value with such fields added."""
 
     fields: tuple[tuple[str, Expression], ...] = ()
     whole: Expression | None = None
@@ -36,7 +38,8 @@ class Projection(msgspec.Struct, frozen=True):
     @property
     def expressions(self) -> tuple[Expression, ...]:
         """All of them."""
-        return (self.whole,) if self.whole is not None else tuple(expression for _, expression in self.fields)
+        fields = tuple(expression for _, expression in self.fields)
+        return fields if self.whole is None else (self.whole, *fields)
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -50,6 +53,20 @@ class Route(msgspec.Struct, frozen=True):
     projection: Projection | None
     settings: ChannelSettings
     on_error: OnError
+    marks: Marks = Marks()
+    max_channels: int = DEFAULT_MAX_CHANNELS
+    """How many channels it may make from data within their `ttl`."""
+
+    @property
+    def deletes(self) -> bool:
+        """Whether a record without a value deletes a key: its key and channels are known without the value."""
+        return (
+            self.settings.kind is Kind.KEYED
+            and self.split is None
+            and self.marks.key is not None
+            and not self.marks.key.needs_value
+            and not any(template.needs_value for template in self.channels)
+        )
 
     @property
     def content_type(self) -> ContentType:
@@ -64,6 +81,7 @@ class Route(msgspec.Struct, frozen=True):
         """All its expressions, those in its channel templates too."""
         found = [part for template in self.channels for part in template.parts if isinstance(part, Expression)]
         found += [expression for expression in (self.split, self.where) if expression is not None]
+        found += [expression for _, expression in self.marks.expressions]
         return (*found, *(self.projection.expressions if self.projection else ()))
 
 

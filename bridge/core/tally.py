@@ -17,6 +17,8 @@ class Tally:
         self.tombstones = 0
         self.filtered = 0
         """Items that a `where` left out."""
+        self.over_cap = 0
+        """Items that would have made a route's channels too many (`max_channels`)."""
         self.restored = 0
         """Publications put back into a bus that lost its data."""
         self.routes: dict[str, RouteTally] = {}

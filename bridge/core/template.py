@@ -1,8 +1,11 @@
-"""Channel templates: text with expressions in braces, such as `bus:{item.id}`."""
+"""Channel templates: text with expressions in braces, such as `bus:{item.id}`.
+
+One of the expressions may give an array: each of its elements gives a channel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,16 +17,23 @@ from shared.errors import ChannelError, ConfigurationError
 
 MAX_TEMPLATE_CHARACTERS = 2_000
 MAX_PLACEHOLDERS = 10
+MAX_RENDERED = 1_000
+"""Channels that one array may give."""
 MAX_CACHED_NAMES = 16_384
 """Channel names that a template remembers as checked. The check costs 1 us, a look-up 0.05 us."""
 
 
 class Template(msgspec.Struct, frozen=True):
-    """A compiled template. `render` gives a checked channel name, or raises EvaluationError."""
+    """A compiled template. `render` gives a checked channel name (a list where an expression gave an array), or raises EvaluationError."""
 
     text: str
     parts: tuple[str | Expression, ...]
-    render: Callable[[Scope], str]
+    render: Callable[[Scope], str | list[str]]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it always gives the same channel."""
+        return not any(isinstance(part, Expression) for part in self.parts)
 
     @property
     def meaning(self) -> str:
@@ -41,8 +51,8 @@ class Template(msgspec.Struct, frozen=True):
         return not self.roots.isdisjoint(VALUE_ROOTS)
 
 
-def compile_template(text: str) -> Template:
-    """Compile `text`; raise ConfigurationError with every problem in it."""
+def compile_template(text: str, named: Mapping[str, Expression] | None = None) -> Template:
+    """Compile `text`, in which `named` expressions may be used; raise ConfigurationError with every problem in it."""
     if len(text) > MAX_TEMPLATE_CHARACTERS:
         raise ConfigurationError([f"is longer than {MAX_TEMPLATE_CHARACTERS} characters"])
     problems: list[str] = []
@@ -52,7 +62,7 @@ def compile_template(text: str) -> Template:
             parts.append(piece)
             continue
         try:
-            parts.append(compile_expression(piece))
+            parts.append(compile_expression(piece, named))
         except ConfigurationError as error:
             problems.extend(f"{{{piece}}} {problem}" for problem in error.problems)
     if sum(isinstance(part, Expression) for part in parts) > MAX_PLACEHOLDERS:
@@ -116,7 +126,7 @@ def _end_of_placeholder(text: str, start: int) -> int:
     raise ConfigurationError([f"has a {{ at column {start + 1} that is not closed"])
 
 
-def _renderer(parts: tuple[str | Expression, ...]) -> Callable[[Scope], str]:
+def _renderer(parts: tuple[str | Expression, ...]) -> Callable[[Scope], str | list[str]]:
     expressions = [part for part in parts if isinstance(part, Expression)]
     if not expressions:
         name = "".join(part for part in parts if isinstance(part, str))
@@ -126,14 +136,13 @@ def _renderer(parts: tuple[str | Expression, ...]) -> Callable[[Scope], str]:
     return _many_placeholders(parts)
 
 
-def _one_placeholder(parts: tuple[str | Expression, ...], expression: Expression) -> Callable[[Scope], str]:
+def _one_placeholder(parts: tuple[str | Expression, ...], expression: Expression) -> Callable[[Scope], str | list[str]]:
     at = parts.index(expression)
     before, after = "".join(map(str, parts[:at])), "".join(map(str, parts[at + 1 :]))
     evaluate = expression.evaluate
     checked: dict[str, str] = {}
 
-    def render(scope: Scope) -> str:
-        value = evaluate(scope)
+    def render_one(value: Any) -> str:
         if type(value) is not str:
             value = _segment_text(expression, value)
         name = checked.get(value)
@@ -144,20 +153,27 @@ def _one_placeholder(parts: tuple[str | Expression, ...], expression: Expression
             checked[value] = name
         return name
 
+    def render(scope: Scope) -> str | list[str]:
+        value = evaluate(scope)
+        if type(value) is str and (name := checked.get(value)) is not None:
+            return name
+        if type(value) is list:
+            return [render_one(element) for element in _elements(expression, value)]
+        return render_one(value)
+
     return render
 
 
-def _many_placeholders(parts: tuple[str | Expression, ...]) -> Callable[[Scope], str]:
+def _many_placeholders(parts: tuple[str | Expression, ...]) -> Callable[[Scope], str | list[str]]:
     # Not only names that passed as a whole: a segment may not contain what parts segments, so each is checked by itself.
     checked: set[str] = set()
 
-    def render(scope: Scope) -> str:
+    def join(values: list[Any]) -> str:
         texts = []
-        for part in parts:
+        for part, value in zip(parts, values, strict=True):
             if isinstance(part, str):
                 texts.append(part)
                 continue
-            value = part.evaluate(scope)
             text = value if type(value) is str else _segment_text(part, value)
             texts.append(_segment(part, text))
         name = "".join(texts)
@@ -168,7 +184,26 @@ def _many_placeholders(parts: tuple[str | Expression, ...]) -> Callable[[Scope],
             checked.add(name)
         return name
 
+    def render(scope: Scope) -> str | list[str]:
+        values = [part if isinstance(part, str) else part.evaluate(scope) for part in parts]
+        arrays = [at for at, value in enumerate(values) if type(value) is list]
+        if not arrays:
+            return join(values)
+        at = arrays[0]
+        expression, array = parts[at], values[at]
+        if len(arrays) > 1 or isinstance(expression, str) or not isinstance(array, list):
+            msg = "two expressions of the template gave arrays; one of them may"
+            raise EvaluationError(msg)
+        return [join([*values[:at], element, *values[at + 1 :]]) for element in _elements(expression, array)]
+
     return render
+
+
+def _elements(expression: Expression, array: list[Any]) -> list[Any]:
+    if len(array) > MAX_RENDERED:
+        msg = f"{{{expression.text}}} gave {describe(array)}; at most {MAX_RENDERED} channels can be made of it"
+        raise EvaluationError(msg)
+    return array
 
 
 def _segment_text(expression: Expression, value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bridge.core.expression import Expression
 from bridge.rules.document import Document, Path, Problem, show_path
 from bridge.rules.model import INNER_MODELS, NOT_YET_SETTINGS, RouteModel, SettingsModel, SourceModel, kind_of
 
@@ -20,6 +21,8 @@ class Checker:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._found: dict[Problem, None] = dict.fromkeys(document.problems)
+        self.named: dict[str, Expression] = {}
+        """Expressions that others may name."""
 
     @property
     def problems(self) -> list[Problem]:
@@ -38,18 +41,14 @@ class Checker:
             self.tell(path, f"must be a mapping, not {kind_of(data)}")
             return None
         try:
-            return model.model_validate(data)
+            return model.model_validate(data, context={"named": self.named})
         except ValidationError as error:
             errors = error.errors(include_url=False)
         suggested: set[Path] = set()
         missing: list[Path] = []
-        has_keyed = data.get("kind") == "keyed"
         for found in errors:
             where = (*path, *self._reachable(data, found["loc"]))
             if found["type"] == "extra_forbidden":
-                name = str(found["loc"][-1])
-                if name == "key" and has_keyed:
-                    continue  # `kind: keyed` is told already.
                 self.tell(where, self._unknown(model, found["loc"], data, suggested, path))
             elif found["type"] == "missing":
                 missing.append((*path, *found["loc"]))
@@ -84,8 +83,7 @@ class Checker:
         inner = INNER_MODELS.get(str(loc[-2]), model) if len(loc) > 1 else model
         fields = list(inner.model_fields)
         if name in NOT_YET_SETTINGS and model in {RouteModel, SourceModel, SettingsModel} and len(loc) == 1:
-            what = " (keyed channels)" if name == "key" else ""
-            return f"is planned, and this version does not have it yet{what}"
+            return "is planned, and this version does not have it yet"
         if model is SettingsModel and name in RouteModel.model_fields:
             return "cannot be a default: each route says it itself"
         close = get_close_matches(name, fields, n=1, cutoff=0.6)

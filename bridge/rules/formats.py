@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 
@@ -13,8 +12,7 @@ from bridge.formats.registry import RegistrySettings
 from bridge.rules.check import Checker
 from bridge.rules.document import Path
 from bridge.rules.model import FormatModel, RegistryModel, SourceModel
-
-_SECRET = re.compile(r"\$\{([^}]*)\}")
+from bridge.rules.secrets import substitute
 
 
 class FormatCompiler:
@@ -82,15 +80,7 @@ class FormatCompiler:
         return RegistrySettings(model.url, (model.timeout or 5_000) / 1_000, tuple(sorted(properties.items())))
 
     def _secret(self, text: str, path: Path) -> str:
-        """`text` with `${NAME}` replaced from the environment."""
-
-        def value(match: re.Match[str]) -> str:
-            found = self._environment.get(match[1])
-            if found is None:
-                self._checker.tell(path, f'needs the environment variable "{match[1][:100]}", which is not set')
-            return found or ""
-
-        return _SECRET.sub(value, text)
+        return substitute(text, self._environment, path, self._checker)
 
 
 _FILES = {"ca_file": "ssl.ca.location", "certificate_file": "ssl.certificate.location", "key_file": "ssl.key.location"}

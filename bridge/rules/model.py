@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from bridge.core.draft import OnError
 from bridge.core.expression import Expression, compile_expression
 from bridge.core.letter import TOPIC_PLACE
+from bridge.core.marks import Timestamp, TimeUnit
 from bridge.core.ruleset import Projection
+from bridge.core.scope import ROOTS
 from bridge.core.template import Template, compile_template
 from bridge.formats.choose import FIELD_NAMES, FORMATS, FRAMINGS
 from bridge.rules.units import format_duration, format_size, parse_duration_ms, parse_size
 from shared.errors import ConfigurationError
-from shared.publication import DELTA_NAMES, DeltaFormat, Kind
+from shared.publication import DELTA_NAMES, KIND_NAMES, DeltaFormat, Kind
 
 MAX_SOURCES = 100
 MAX_ROUTES = 1_000
 MAX_TOPICS = 1_000
 MAX_CHANNELS = 20
 MAX_PROJECTED_FIELDS = 200
+MAX_TAGS = 20
+MAX_EXPRESSIONS = 200
+MAX_MAX_CHANNELS = 10_000_000
+MAX_MAX_KEYS = 1_000_000
+MIN_ID_WINDOW_MS = 1_000
+MAX_ID_WINDOW_MS = 7 * 86_400_000
+MAX_ID_COUNT = 1_000_000
 
 MAX_HISTORY_SIZE = 100_000
 MIN_HISTORY_BYTES = 1_024
@@ -35,11 +45,12 @@ MAX_TTL_MS = 365 * 86_400_000
 
 NOT_YET_SETTINGS = frozenset(
     {
-        "cluster", "clusters", "id", "key", "max_rate", "mode",
-        "timestamp", "version",
+        "cluster", "clusters", "max_rate", "mode",
     }
 )  # fmt: skip
 """Settings that are planned: told apart from typing errors."""
+
+RECORD = "record"
 
 _E = TypeVar("_E")
 
@@ -75,10 +86,10 @@ def kind_of(value: object) -> str:
     return names.get(type(value), "this")
 
 
-def _compiled(compile_: Callable[[str], _E]) -> Callable[[object], _E]:
-    def parse(value: object) -> _E:
+def _compiled(compile_: Callable[[str, Mapping[str, Expression] | None], _E]) -> Callable[[object, ValidationInfo], _E]:
+    def parse(value: object, info: ValidationInfo) -> _E:
         try:
-            return compile_(_text(value))
+            return compile_(_text(value), (info.context or {}).get("named"))
         except ConfigurationError as error:
             raise _error([("", text) for text in error.problems]) from None
 
@@ -174,25 +185,93 @@ def _list_of_channels(value: object) -> object:
     return [value]
 
 
-def _projection(value: object) -> Projection:
+def _projection(value: object, info: ValidationInfo) -> Projection:
     if not isinstance(value, dict):
         if isinstance(value, list):
             _refuse("must be a mapping of names to expressions, or one expression, not a list")
-        return Projection(whole=_compiled(compile_expression)(value))
+        return Projection(whole=_compiled(compile_expression)(value, info))
     if not value:
         _refuse("must name at least one field; without `project` the item itself is sent")
+    return Projection(fields=tuple(_fields(value, info).items()))
+
+
+def _fields(value: object, info: ValidationInfo) -> dict[str, Expression]:
+    """Names with an expression each."""
+    if not isinstance(value, dict):
+        _refuse(f"must be a mapping of names to expressions, not {kind_of(value)}")
     if len(value) > MAX_PROJECTED_FIELDS:
         _refuse(f"has more than {MAX_PROJECTED_FIELDS} fields")
-    fields: list[tuple[str, Expression]] = []
+    fields: dict[str, Expression] = {}
     problems: list[tuple[str, str]] = []
     for name, expression in value.items():
         try:
-            fields.append((str(name), _compiled(compile_expression)(expression)))
+            fields[str(name)] = _compiled(compile_expression)(expression, info)
         except PydanticCustomError as error:
             problems.extend((str(name), text) for _, text in (error.context or {})["problems"])
     if problems:
         raise _error(problems)
-    return Projection(fields=tuple(fields))
+    return fields
+
+
+def _tags(value: object, info: ValidationInfo) -> dict[str, Expression]:
+    """Names with an expression each, or names of headers."""
+    if isinstance(value, list):
+        value = {_text(name): "headers." + msgspec.json.encode(name).decode() for name in value}
+    elif not isinstance(value, dict):
+        _refuse(f"must be a mapping of names to expressions, or a list of names of headers, not {kind_of(value)}")
+    if len(value) > MAX_TAGS:
+        _refuse(f"has more than {MAX_TAGS} tags")
+    problems = [
+        (name, "cannot be the name of a tag: use at most 64 ASCII letters, digits, _ . and -") for name in value if not _is_tag(name)
+    ]
+    if problems:
+        raise _error(problems)
+    return _fields(value, info)
+
+
+def _is_tag(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is not None
+
+
+def _constants(value: object) -> dict[str, Any]:
+    constants = _mapping(value)
+    if len(constants) > MAX_PROJECTED_FIELDS:
+        _refuse(f"has more than {MAX_PROJECTED_FIELDS} fields")
+    return constants
+
+
+def _timestamp(value: object, info: ValidationInfo) -> Timestamp | Literal["record"]:
+    if value == RECORD:
+        return "record"
+    units = ", ".join(unit.value for unit in TimeUnit)
+    if not isinstance(value, dict):
+        _refuse(f'must be "{RECORD}", or one of {units} with an expression, such as {{ms: item.time}}')
+    if len(value) != 1:
+        _refuse(f"must have one of {units}, with an expression")
+    ((unit, text),) = value.items()
+    if unit not in list(TimeUnit):
+        close = get_close_matches(unit.lower(), list(TimeUnit), n=1)
+        raise _error(
+            [(unit, f'is no unit of time here; did you mean "{close[0]}"?' if close else f"is no unit of time here; units are {units}")]
+        )
+    try:
+        return Timestamp(_compiled(compile_expression)(text, info), TimeUnit(unit))
+    except PydanticCustomError as error:
+        raise _error([(unit, told) for _, told in (error.context or {})["problems"]]) from None
+
+
+def _id(value: object) -> object:
+    """An id may be its expression alone."""
+    return {"value": value} if isinstance(value, str) else _mapping(value)
+
+
+def check_expression_name(name: str) -> str | None:
+    """Why this cannot be the name of an expression; None where it can."""
+    if name in ROOTS:
+        return "is a name that expressions have already"
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,49}", name) or name in {"and", "or", "not", "true", "false", "null"}:
+        return "cannot be the name of an expression: use at most 50 ASCII letters, digits and _, a letter or _ first"
+    return None
 
 
 def _strict_bool(value: object) -> bool:
@@ -241,7 +320,8 @@ _Expression = Annotated[InstanceOf[Expression] | None, BeforeValidator(_compiled
 _Template = Annotated[InstanceOf[Template], BeforeValidator(_compiled(compile_template))]
 _Topic = Annotated[str, BeforeValidator(_topic)]
 _Flag = Annotated[bool | None, BeforeValidator(_strict_bool)]
-_KINDS = {"stream": Kind.STREAM, "latest": Kind.LATEST}
+_Fields = Annotated[dict[str, InstanceOf[Expression]] | None, BeforeValidator(_fields)]
+_KINDS = {name: kind for kind, name in KIND_NAMES.items()}
 _DELTAS = {name: format_ for format_, name in DELTA_NAMES.items()}
 _FORMATS = {name: name for name in FORMATS}
 _FRAMINGS = {name: name for name in FRAMINGS}
@@ -263,15 +343,29 @@ class HistoryModel(_Model):
     ] = None
 
 
+class IdModel(_Model):
+    """What makes an item the same one, and for how long it is known."""
+
+    value: Annotated[InstanceOf[Expression], BeforeValidator(_compiled(compile_expression))]
+    window: Annotated[int | None, BeforeValidator(_between(parse_duration_ms, MIN_ID_WINDOW_MS, MAX_ID_WINDOW_MS, format_duration))] = None
+    count: Annotated[int | None, BeforeValidator(_between(_count, 1, MAX_ID_COUNT, str))] = None
+
+
 class SettingsModel(_Model):
     """What `defaults` can set for all routes. None: not set here."""
 
-    kind: Annotated[Kind | None, BeforeValidator(_one_of("kind", _KINDS, ("keyed",)))] = None
+    kind: Annotated[Kind | None, BeforeValidator(_one_of("kind", _KINDS))] = None
     delta: Annotated[DeltaFormat | None, BeforeValidator(_one_of("delta", _DELTAS))] = None
     history: Annotated[HistoryModel | None, BeforeValidator(_mapping)] = None
     ttl: Annotated[int | None, BeforeValidator(_between(parse_duration_ms, MIN_TTL_MS, MAX_TTL_MS, format_duration))] = None
     only_changed: _Flag = None
     on_error: Annotated[OnError | None, BeforeValidator(_one_of("on_error", _ON_ERROR))] = None
+    max_keys: Annotated[int | None, BeforeValidator(_between(_count, 1, MAX_MAX_KEYS, str))] = None
+    max_channels: Annotated[int | None, BeforeValidator(_between(_count, 1, MAX_MAX_CHANNELS, str))] = None
+    timestamp: Annotated[InstanceOf[Timestamp] | Literal["record"] | None, BeforeValidator(_timestamp)] = None
+    tags: Annotated[dict[str, InstanceOf[Expression]] | None, BeforeValidator(_tags)] = None
+    set: _Fields = None
+    const: Annotated[dict[str, Any] | None, BeforeValidator(_constants)] = None
 
 
 class RouteModel(SettingsModel):
@@ -283,6 +377,9 @@ class RouteModel(SettingsModel):
     where: _Expression = None
     channel: Annotated[list[_Template], BeforeValidator(_list_of_channels)]
     project: Annotated[InstanceOf[Projection] | None, BeforeValidator(_projection)] = None
+    key: _Expression = None
+    version: _Expression = None
+    id: Annotated[IdModel | None, BeforeValidator(_id)] = None
 
 
 class DeadLettersModel(_Model):
@@ -361,6 +458,7 @@ class FileModel(_Model):
 
     version: Annotated[int, BeforeValidator(_version)]
     sources: Annotated[list[Any], BeforeValidator(_list)]
+    expressions: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
     defaults: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
     dead_letters: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
     schema_registry: Annotated[dict[str, Any] | None, BeforeValidator(_mapping)] = None
@@ -370,6 +468,7 @@ class FileModel(_Model):
 INNER_MODELS: dict[str, type[BaseModel]] = {
     "dead_letters": DeadLettersModel,
     "history": HistoryModel,
+    "id": IdModel,
     "key_format": KeyFormatModel,
     "schema_registry": RegistryModel,
 }

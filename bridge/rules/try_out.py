@@ -23,6 +23,14 @@ MAX_BASE_BYTES = 268_435_456
 """Payloads that are kept as bases; the channel that was silent longest goes first, as in the bridge."""
 
 
+_Place = str | tuple[str, bytes]
+"""What has a last payload: a channel, or a key of a keyed one."""
+
+
+def _place(draft: Draft) -> _Place:
+    return draft.channel if draft.key is None else (draft.channel, draft.key)
+
+
 class ChannelReport(msgspec.Struct):
     """One channel of a route."""
 
@@ -107,7 +115,7 @@ class TryOut:
             route.name: RouteReport(route.name, KIND_NAMES[route.settings.kind], DELTA_NAMES[route.settings.delta])
             for route in rules.routes
         }
-        self._bases: OrderedDict[str, bytes] = OrderedDict()
+        self._bases: OrderedDict[_Place, bytes] = OrderedDict()
         self._base_bytes = 0
         self._seen: dict[str, set[str]] = {name: set() for name in self._routes}
         self._shown: dict[str, dict[str, ChannelReport]] = {name: {} for name in self._routes}
@@ -161,7 +169,7 @@ class TryOut:
 
     def _measure(self, draft: Draft, publication: Publication) -> Publication:
         """With the sizes of its deltas to the channel's last payload."""
-        base = self._bases.get(draft.channel)
+        base = self._bases.get(_place(draft))
         if base is None:
             return publication
         patch = self._json_patch(base, draft.payload) if draft.content_type is ContentType.JSON else None
@@ -176,12 +184,16 @@ class TryOut:
     def _count(self, draft: Draft) -> None:
         route = self._routes[draft.route]
         self._seen[draft.route].add(draft.channel)
-        base = self._bases.get(draft.channel)
+        base = self._bases.get(_place(draft))
         if base == draft.payload:
             route.unchanged += 1
             if draft.settings.only_changed:
                 return
         route.publications += 1
+        if draft.is_deletion:
+            self._base_bytes -= len(self._bases.pop(_place(draft), b""))
+            self._sample(draft)
+            return
         route.bytes_full += len(draft.payload)
         route.bytes_vcdiff += self._size_of(self._vcdiff, base, draft.payload)
         patches = self._json_patch if draft.content_type is ContentType.JSON else None
@@ -196,8 +208,8 @@ class TryOut:
         return len(payload) if delta is None else min(len(delta), len(payload))
 
     def _remember(self, draft: Draft) -> None:
-        self._base_bytes += len(draft.payload) - len(self._bases.pop(draft.channel, b""))
-        self._bases[draft.channel] = draft.payload
+        self._base_bytes += len(draft.payload) - len(self._bases.pop(_place(draft), b""))
+        self._bases[_place(draft)] = draft.payload
         while self._base_bytes > MAX_BASE_BYTES:
             self._base_bytes -= len(self._bases.popitem(last=False)[1])
 

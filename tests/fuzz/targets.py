@@ -205,7 +205,9 @@ def render_template(data: bytes) -> None:
     scope = Scope(_RECORD)
     scope.put_value(SAMPLE)
     try:
-        check_channel(template.render(scope))
+        rendered = template.render(scope)
+        for name in [rendered] if isinstance(rendered, str) else rendered:
+            check_channel(name)
     except EvaluationError:
         return
 
@@ -233,13 +235,16 @@ sources:
   - {name: json, topics: [t0], format: json}
   - {name: text, topics: [t1], format: string}
   - {name: raw, topics: [t2], format: raw}
-defaults: {history: {size: 10}, only_changed: true}
+expressions: {x: item.vehicle.x, far: "x > `10` && contains(keys(item), 'id')"}
+defaults: {history: {size: 10}, only_changed: true, tags: {t: topic}, max_channels: 1000}
 routes:
   - {name: whole, source: json, channel: all, where: "item.a > `1` || value.b"}
   - {name: split, source: json, split: value, channel: "bus:{item.id}", project: {id: item.id, at: index, x: item.vehicle.x}}
   - {name: deep, source: json, split: value.items, channel: ["a:{item}", "b:{index}"], project: "item"}
   - {name: text, source: text, channel: "text:{value}"}
   - {name: raw, source: raw, channel: "raw:{key}"}
+  - {name: keyed, source: json, kind: keyed, channel: "k:{item.l}", key: key, version: item.v, id: item.id, timestamp: {iso: item.at}}
+  - {name: more, source: json, split: value, where: far, channel: "m:{x}", const: {a: [1]}, set: {b: x}, tags: [h], timestamp: {s: item.t}}
 """
 _ROUTER = Router(parse_rules(_RULES, "rules.yaml"))
 

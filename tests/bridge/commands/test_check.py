@@ -83,3 +83,9 @@ def test_help_teaches():
         assert detail.exit_code == 0
         assert "Examples" in detail.stdout
         assert f"bridge {name} " in detail.stdout
+
+
+def test_the_schema_of_rules_files_is_printed():
+    result = CliRunner().invoke(main, ["check", "--schema"])
+    assert result.exit_code == 0
+    assert result.stdout == (ROOT / "docs" / "rules.schema.json").read_text()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core import routing
-from bridge.core.draft import OnError
+from bridge.core.draft import OnError, id_of
 from bridge.core.record import Record
 from bridge.core.routing import MAX_PROBLEMS_A_ROUTE, Routed, Router
 from bridge.formats import plain
@@ -298,3 +298,95 @@ routes:
     assert made(routed) == [("a", 1)]
     [problem] = routed.problems
     assert problem.message.startswith("t[2]@77: route b: the key is not JSON: Input data was truncated; correct the producer")
+
+
+KEYED = '  - {name: r, kind: keyed, channel: "fleet:{topic}", key: key, tags: {src: headers.src, id: item.id}, version: headers.v, id: key}'
+
+
+def keyed(value: bytes | None, *, key: bytes | None = b"bus-1", where: str = "") -> Routed:
+    made_by = router(KEYED.replace("version: headers.v", f"version: to_number(headers.v){where}"))
+    return made_by.route(record(value, key=key, headers=(("src", b"gps"), ("v", b"7"))))
+
+
+def test_a_keyed_route_gives_key_tags_version_and_id():
+    (draft,) = keyed(b'{"id": "x"}').drafts
+    assert (draft.channel, draft.key, draft.version, draft.id) == ("fleet:t", b"bus-1", 7.0, id_of(b"bus-1"))
+    assert json.loads(draft.tags) == {"src": "gps", "id": "x"}
+    assert (draft.settings.kind, draft.content_type, draft.time_ms) == (Kind.KEYED, ContentType.JSON, None)
+
+
+def test_a_record_without_a_value_deletes_its_key():
+    routed = keyed(None)
+    assert routed.is_tombstone
+    (draft,) = routed.drafts
+    assert draft.is_deletion
+    assert (draft.channel, draft.key, draft.payload, draft.version) == ("fleet:t", b"bus-1", b"", 7.0)
+    assert json.loads(draft.tags) == {"src": "gps"}
+
+
+@pytest.mark.parametrize(("where", "deletions"), [("key == 'bus-1'", 1), ("key == 'bus-2'", 0), ("item.active", 1)])
+def test_a_deletion_asks_only_a_where_that_needs_no_value(where: str, deletions: int):
+    assert len(keyed(None, where=f", where: {json.dumps(where)}").drafts) == deletions
+
+
+def test_a_deletion_without_a_key_is_a_problem():
+    routed = keyed(None, key=None)
+    assert (routed.drafts, routed.failed) == ([], 1)
+    assert "`key` (key) gave null" in routed.problems[0].message
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "  - {name: r, kind: keyed, channel: c, key: item.id}",
+        '  - {name: r, kind: keyed, channel: "c:{item.a}", key: key}',
+        "  - {name: r, kind: keyed, channel: c, key: key, split: value}",
+        "  - {name: r, channel: c}",
+        "  - {name: r, channel: c, kind: stream}",
+    ],
+)
+def test_of_other_routes_a_record_without_a_value_makes_nothing(route: str):
+    routed = router(route).route(record(None, key=b"k"))
+    assert (routed.drafts, routed.problems, routed.is_tombstone) == ([], [], True)
+
+
+def test_one_item_goes_to_many_channels():
+    route = '  - {name: r, split: value, channel: ["stop:{item.stops}", all], project: item.id}'
+    value = json.dumps([{"id": 1, "stops": ["a", "b", "a"]}, {"id": 2, "stops": []}]).encode()
+    assert made(router(route).route(record(value))) == [("stop:a", 1), ("stop:b", 1), ("all", 1), ("all", 2)]
+    routed = router(route.replace(", all]", "]")).route(record(value))
+    assert (len(routed.drafts), routed.filtered, routed.failed) == (2, 1, 0)
+
+
+def test_set_and_const_add_to_what_clients_get():
+    value = b'{"id": "x", "unit": "m"}'
+    for project, expected in (
+        ("", {"id": "x", "unit": "km", "from": "t", "deep": {"a": [1, None]}}),
+        ("project: {name: item.id}, ", {"name": "x", "unit": "km", "from": "t", "deep": {"a": [1, None]}}),
+        ("project: item, ", {"id": "x", "unit": "km", "from": "t", "deep": {"a": [1, None]}}),
+    ):
+        route = f"  - {{name: r, channel: c, {project}const: {{unit: km, deep: {{a: [1, null]}}}}, set: {{from: topic}}}}"
+        assert made(router(route).route(record(value))) == [("c", expected)]
+    routed = router("  - {name: r, channel: c, project: item.id, set: {from: topic}}").route(record(value))
+    assert "`set` and `const` add to an object, and item.id gave the text" in routed.problems[0].message
+
+
+def test_the_time_may_come_from_the_data():
+    route = "  - {name: r, split: value, channel: c, timestamp: {s: item.at}}"
+    routed = router(route).route(record(b'[{"at": 5}, {}, {"at": "x"}]'))
+    assert [draft.time_ms for draft in routed.drafts] == [5_000, None]
+    assert "item 2: `timestamp` (item.at) gave the text" in routed.problems[0].message
+
+
+def test_a_route_makes_no_more_channels_than_it_may():
+    route = '  - {name: r, split: value, channel: ["c:{item}", all], max_channels: 4}'
+    made_by = router(route)
+    routed = made_by.route(record(json.dumps(list(range(10))).encode()))
+    assert {draft.channel for draft in routed.drafts} == {"c:0", "c:1", "c:2", "all"}
+    assert (routed.failed, routed.over_cap) == (7, 7)
+    assert "one more than the 4 that the route may have (max_channels)" in routed.problems[0].message
+    assert len(made_by.route(record(b"[0, 1, 2, 3]")).drafts) == 6
+
+
+def test_a_constant_channel_counts_for_no_cap():
+    assert router("  - {name: r, channel: [a, b], max_channels: 1}").route(record(b"1")).failed == 0

@@ -5,25 +5,36 @@ from pathlib import Path
 
 import pytest
 
+from bridge.core.cardinality import DEFAULT_MAX_CHANNELS
 from bridge.core.draft import ChannelSettings, OnError
-from bridge.core.expression import MAX_EXPRESSION_CHARACTERS, MAX_EXPRESSION_DEPTH
+from bridge.core.expression import MAX_EXPRESSION_CHARACTERS, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_GROWTH
+from bridge.core.marks import MAX_KEY_BYTES
 from bridge.core.routing import MAX_BYTES_A_RECORD, MAX_DRAFTS_A_RECORD
 from bridge.core.scope import ROOTS
+from bridge.core.template import MAX_RENDERED
 from bridge.rules.document import MAX_FILE_BYTES, MAX_NODES
 from bridge.rules.load import parse_rules
 from bridge.rules.model import (
     MAX_CHANNELS,
+    MAX_EXPRESSIONS,
     MAX_HISTORY_BYTES,
     MAX_HISTORY_SIZE,
+    MAX_ID_WINDOW_MS,
+    MAX_MAX_CHANNELS,
+    MAX_MAX_KEYS,
     MAX_PROJECTED_FIELDS,
     MAX_ROUTES,
     MAX_SOURCES,
+    MAX_TAGS,
     MAX_TOPICS,
     MIN_HISTORY_BYTES,
+    MIN_ID_WINDOW_MS,
+    RECORD,
     RouteModel,
     SourceModel,
 )
 from bridge.rules.units import format_duration, format_size
+from shared.envelope import MAX_TAGS_BYTES
 from shared.publication import DELTA_NAMES, KIND_NAMES
 
 TEXT = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
@@ -63,6 +74,9 @@ DEFAULTS = ChannelSettings()
         ("ttl", format_duration(DEFAULTS.ttl_ms)),
         ("only_changed", str(DEFAULTS.only_changed).lower()),
         ("on_error", OnError.SKIP.value),
+        ("max_keys", str(DEFAULTS.max_keys)),
+        ("max_channels", str(DEFAULT_MAX_CHANNELS)),
+        ("timestamp", RECORD),
     ],
 )
 def test_defaults_are_those_of_the_program(setting: str, default: str):
@@ -80,6 +94,17 @@ def test_bounds_are_those_of_the_program():
         f"1 to {MAX_HISTORY_SIZE:,}",
         f"{format_size(MIN_HISTORY_BYTES)} to {format_size(MAX_HISTORY_BYTES)}",
         f"{MAX_EXPRESSION_CHARACTERS:,} characters and {MAX_EXPRESSION_DEPTH} levels",
+        f"{format_duration(DEFAULTS.id_window_ms)}` by default, from",
+        f"from {format_duration(MIN_ID_WINDOW_MS)} to {MAX_ID_WINDOW_MS // 86_400_000}d by the publications' time",
+        f"`{DEFAULTS.id_count}` by default",
+        f"1 to {MAX_MAX_CHANNELS:,}",
+        f"1 to {MAX_MAX_KEYS:,}",
+        f"a mapping of up to {MAX_TAGS} names",
+        f"at most {MAX_TAGS_BYTES:,} bytes",
+        f"text of 1 to {MAX_KEY_BYTES:,} bytes",
+        f"of up to {MAX_RENDERED:,}: then each",
+        f"up to {MAX_EXPRESSIONS} expressions",
+        f"more than {MAX_EXPRESSION_GROWTH:,} times its input",
         f"{MAX_DRAFTS_A_RECORD:,} publications or {MAX_BYTES_A_RECORD // 2**20} MiB",
     ):
         assert text in TEXT

@@ -110,7 +110,7 @@ def test_what_goes_together(folder: Path, source: str, top: str):
             "5: sources[0].schema_registry: the registry's client does not take its settings: ",
         ),
         (
-            "schema_registry: {url: http://r, user: me, password: '${NO_SUCH_SECRET}'}",
+            "schema_registry: {url: http://r, user: me, password: '${env:NO_SUCH_SECRET}'}",
             '5: sources[0].schema_registry.password: needs the environment variable "NO_SUCH_SECRET", which is not set',
         ),
     ],
@@ -156,5 +156,5 @@ def test_rules_that_are_loaded_again_are_the_same_until_the_schema_changes(folde
 
 def test_secrets_come_from_the_environment_and_are_not_shown(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("REGISTRY_PASSWORD", "open-sesame")
-    rules = load(folder, "format: avro", "schema_registry: {url: http://r, user: me, password: '${REGISTRY_PASSWORD}'}")
+    rules = load(folder, "format: avro", "schema_registry: {url: http://r, user: me, password: '${env:REGISTRY_PASSWORD}'}")
     assert "sesame" not in repr(rules)

@@ -134,14 +134,34 @@ def test_five_mistakes_are_five_lines_with_suggestions(tmp_path: Path):
     ("route", "told"),
     [
         ("chanels: x", '5: routes[0].chanels: unknown setting; did you mean "channel"?'),
-        ("zzz: x", "5: routes[0].zzz: unknown setting; there are channel, delta,"),
-        ("id: item.id", "5: routes[0].id: is planned, and this version does not have it yet"),
-        ("version: item.v", "5: routes[0].version: is planned"),
-        ("key: item.id", "5: routes[0].key: is planned, and this version does not have it yet (keyed channels)"),
-        (
-            "kind: keyed, key: item.id",
-            '5: routes[0].kind: kind "keyed" is planned, and this version does not have it yet; it has stream, latest',
-        ),
+        ("zzz: x", "5: routes[0].zzz: unknown setting; there are channel, const, delta,"),
+        ("max_rate: 5", "5: routes[0].max_rate: is planned, and this version does not have it yet"),
+        ("key: item.id", '5: routes[0].key: is for kind keyed, and the kind of this route is latest: add "kind: keyed"'),
+        ("kind: keyed", '5: routes[0].kind: a keyed channel needs "key"'),
+        ("kind: keyed, key: itm", '5: routes[0].key: uses "itm"'),
+        ("kind: keyd, key: item.id", '5: routes[0].kind: there is no kind "keyd"; did you mean "keyed"?'),
+        ("id: itm", '5: routes[0].id: uses "itm"'),
+        ("id: {value: itm}", '5: routes[0].id.value: uses "itm"'),
+        ("id: {window: 5m}", '5: routes[0].id: needs "value"'),
+        ("id: {value: item.id, window: 8d}", "5: routes[0].id.window: must be from 1s to 168h, not 192h"),
+        ("id: {value: item.id, windw: 8h}", '5: routes[0].id.windw: unknown setting; did you mean "window"?'),
+        ("id: {value: item.id, count: 0}", "5: routes[0].id.count: must be from 1 to 1000000, not 0"),
+        ("id: 5", "5: routes[0].id: must be a mapping, not a number"),
+        ("version: 5", "5: routes[0].version: must be a text, not a number"),
+        ("timestamp: now", '5: routes[0].timestamp: must be "record", or one of ms, s, iso with an expression'),
+        ("timestamp: {sec: item.at}", "5: routes[0].timestamp.sec: is no unit of time here"),
+        ("timestamp: {isoo: item.at}", '5: routes[0].timestamp.isoo: is no unit of time here; did you mean "iso"?'),
+        ("timestamp: {ms: itm}", '5: routes[0].timestamp.ms: uses "itm"'),
+        ("timestamp: {ms: item.a, s: item.b}", "5: routes[0].timestamp: must have one of ms, s, iso"),
+        ("tags: {a: itm}", '5: routes[0].tags.a: uses "itm"'),
+        ("tags: {'a b': item.a}", "5: routes[0].tags.a b: cannot be the name of a tag"),
+        ("tags: [1]", "5: routes[0].tags: must be a text, not a number"),
+        ("tags: source", "5: routes[0].tags: must be a mapping of names to expressions, or a list of names of headers, not a text"),
+        ("set: {a: itm}", '5: routes[0].set.a: uses "itm"'),
+        ("set: item.a", "5: routes[0].set: must be a mapping of names to expressions, not a text"),
+        ("const: 5", "5: routes[0].const: must be a mapping, not a number"),
+        ("max_channels: 0", "5: routes[0].max_channels: must be from 1 to 10000000, not 0"),
+        ("max_keys: 2000000", "5: routes[0].max_keys: must be from 1 to 1000000, not 2000000"),
         ("on_error: dead-leter", '5: routes[0].on_error: there is no on_error "dead-leter"; did you mean "dead-letter"?'),
         ("kind: latset", '5: routes[0].kind: there is no kind "latset"; did you mean "latest"?'),
         ("delta: fossil", '5: routes[0].delta: there is no delta "fossil"; it is one of none, vcdiff, json-patch'),
@@ -369,9 +389,17 @@ FULL = (
     (EXAMPLES[0].read_text() if EXAMPLES else "")
     + """
   - {name: x, channel: ['a:{item.a}', b], where: "item.a == 'x' && !item.b"}
-  - &a {name: y, channel: c, history: {age: 1h}}
+  - &a {name: y, channel: c, history: {age: 1h}, tags: [a, b], set: {s: far}, const: {c: {d: [1, null]}}, max_channels: 5}
+  - {name: z, channel: "d:{item.l}", kind: keyed, key: key, version: item.v, id: {value: item.id, window: 5m}, timestamp: {s: item.t}}
+expressions: {near: item.x, far: "near > `5`"}
 """
 )
+
+
+def test_the_rules_to_be_mutated_are_right():
+    assert len(parse(FULL).routes) >= 3
+
+
 SPLICES = [
     "{", "}", "[", "]", ":", "- ", "\t", "&a ", "*a", "!x ", "!!int ", "!!binary ", "? ", "| ", "> ", "'", '"', "#", "\n", "  ",
     "null", "~", "yes", "1e9", "\\", '"\\ud800"', '"\\UFFFFFFFF"', "%YAML 9.9\n", "---\n", "...\n", "<<: ", "\x00", "\ufffe", "é",
@@ -407,3 +435,106 @@ def test_mutated_rules_are_compiled_or_refused(seed: int, times: int):
 def test_any_bytes_are_refused(data: bytes | str):
     with pytest.raises(ConfigurationError):
         parse_rules(data if isinstance(data, bytes) else data.encode(errors="replace"), "rules.yaml")
+
+
+def test_named_expressions_stand_for_what_they_say():
+    text = f"""{HEAD}expressions:
+  speed: item.vehicle.speed
+  moving: speed > `0`
+routes:
+  - {{name: r, channel: "c:{{not_null(speed, `0`)}}", where: moving && item.id, project: {{speed: speed, stopped: "!moving"}}}}
+"""
+    route = parse(text).routes[0]
+    plain = parse(f"{HEAD}routes:\n  - {{name: r, channel: c, where: 'item.vehicle.speed > `0` && item.id'}}\n").routes[0]
+    assert route.where is not None
+    assert plain.where is not None
+    assert route.where.tree == plain.where.tree
+    assert route.where.text == "moving && item.id"
+    assert "item.vehicle.speed" in route.where.meaning
+    assert route.projection is not None
+    assert route.projection.fields[0][1].path == ("item", "vehicle", "speed")
+    assert route.where.roots == {"item"}
+
+
+@pytest.mark.parametrize(
+    ("expressions", "told"),
+    [
+        ("a: itm.b", ['4: expressions.a: uses "itm" at column 1, which is no name here; did you mean "item"?']),
+        ("a: b, b: item.b", ['4: expressions.a: uses "b", which comes after it; an expression may use those before it: move it up']),
+        ("a: a.b", ["4: expressions.a: uses itself"]),
+        ("item: key", ["4: expressions.item: is a name that expressions have already"]),
+        ("a-b: key", ["4: expressions.a-b: cannot be the name of an expression"]),
+        ("not: key", ["4: expressions.not: cannot be the name of an expression"]),
+        ("a: 5", ["4: expressions.a: must be a text, not a number"]),
+        ("a: item.a, b: itm.b", ['4: expressions.b: uses "itm"']),
+    ],
+)
+def test_a_wrong_named_expression_is_told_once_and_those_that_name_it_are_not(expressions: str, told: list[str]):
+    found = problems(
+        f"{HEAD}expressions: {{{expressions}}}\nroutes:\n  - {{name: r, channel: c, where: a.x}}\n"
+        if "a:" in expressions
+        else f"{HEAD}expressions: {{{expressions}}}\nroutes:\n  - {{name: r, channel: c}}\n"
+    )
+    assert len(found) == len(told)
+    assert all(line.removeprefix("rules.yaml:").startswith(text) for line, text in zip(found, told, strict=True))
+
+
+def test_a_typing_error_in_a_name_is_found():
+    found = problems(f"{HEAD}expressions: {{moving: item.speed}}\nroutes:\n  - {{name: r, channel: c, where: movign}}\n")
+    assert found == ['rules.yaml:6: routes[0].where: uses "movign" at column 1, which is no name here; did you mean "moving"?']
+
+
+def test_expressions_that_name_each_other_stay_small():
+    lines = ["  e0: item.a"] + [f"  e{number}: '[e{number - 1}, e{number - 1}]'" for number in range(1, 40)]
+    found = problems(f"{HEAD}expressions:\n" + "\n".join(lines) + "\nroutes:\n  - {name: r, channel: c}\n")
+    assert any("times the size of its input" in line for line in found)
+    flat = ["  e0: item.a"] + [f"  e{number}: e{number - 1} == e{number - 1}" for number in range(1, 40)]
+    found = problems(f"{HEAD}expressions:\n" + "\n".join(flat) + "\nroutes:\n  - {name: r, channel: c}\n")
+    assert any("has more than 5000 parts, with e" in line for line in found)
+
+
+def test_defaults_and_a_route_add_up():
+    text = f"""{HEAD}defaults:
+  tags: {{a: item.a, b: item.b}}
+  const: {{unit: km, kind: default}}
+  set: {{at: timestamp, who: key}}
+  timestamp: {{s: item.at}}
+  max_channels: 5
+routes:
+  - {{name: r, channel: c, tags: {{b: item.x}}, const: {{who: nobody, kind: own}}, project: {{id: item.id}}}}
+  - {{name: q, channel: d, timestamp: record, max_channels: 6, project: item.x}}
+"""
+    first, second = parse(text).routes
+    assert [(name, expression.text) for name, expression in first.marks.tags] == [("a", "item.a"), ("b", "item.x")]
+    assert first.projection is not None
+    assert {name: expression.text for name, expression in first.projection.fields} == {
+        "id": "item.id", "unit": '`"km"`', "kind": '`"own"`', "at": "timestamp", "who": '`"nobody"`',
+    }  # fmt: skip
+    assert first.marks.timestamp is not None
+    assert second.marks.timestamp is None
+    assert (first.max_channels, second.max_channels) == (5, 6)
+    assert second.projection is not None
+    assert second.projection.whole is not None
+    assert second.projection.whole.text == "item.x"
+
+
+def test_what_adds_to_an_object_needs_one():
+    text = HEAD.replace("[vehicles]}", "[vehicles], format: string}") + "routes:\n  - {name: r, channel: c, set: {a: key}}\n"
+    found = problems(text)
+    assert found == ["rules.yaml:5: routes[0].set: `set` and `const` add to an object, and a value of format string is none: use `project`"]
+
+
+@pytest.mark.parametrize(
+    ("route", "note"),
+    [
+        ("channel: c, key: key", ""),
+        ('channel: "c:{topic}", key: headers.id', ""),
+        ("channel: c, key: item.id", "because `key` (item.id) needs the value"),
+        ('channel: "c:{item.a}", key: key', "because `channel` (c:{item.a}) needs the value"),
+        ("channel: c, key: key, split: value", "because `split` makes items of the value"),
+    ],
+)
+def test_a_keyed_route_that_cannot_delete_is_noted(route: str, note: str):
+    notes = parse(f"{HEAD}routes:\n  - {{name: r, kind: keyed, {route}}}\n").notes
+    assert len(notes) == bool(note)
+    assert all(note in text for text in notes)

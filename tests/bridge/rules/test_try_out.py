@@ -97,3 +97,19 @@ def test_bases_are_bounded(monkeypatch: pytest.MonkeyPatch):
     first = [entity("1"), entity("2"), entity("3")]  # About 100 bytes each: the third pushes the first out.
     bus = try_out(first, first).routes[1]
     assert (bus.publications, bus.unchanged) == (6, 0)
+
+
+def test_a_keyed_channel_has_a_base_for_each_key_and_its_deletions_count():
+    rules = """version: 1
+sources: [{name: s, topics: [t]}]
+routes: [{name: r, kind: keyed, channel: c, key: key}]
+"""
+    trial = TryOut(parse_rules(rules.encode(), "r"), vcdiff=vcdiff.encode, json_patch=json_patch.encode)
+    first, second = (json.dumps(entity(name)).encode() for name in ("1", "2"))
+    for offset, (key, value) in enumerate([(b"a", first), (b"b", second), (b"a", first), (b"b", None), (b"b", second)]):
+        trial.feed(Record("t", 0, offset, 0, key, value))
+    (route,) = trial.report().routes
+    assert (route.publications, route.unchanged, route.channels) == (5, 1, 1)
+    assert route.bytes_full == 2 * len(first) + 2 * len(second)
+    assert route.bytes_vcdiff < 2 * len(first) + 2 * len(second)
+    assert trial.report().tombstones == 1
