@@ -74,15 +74,10 @@ class Delivery:
         """How many pushes are in flight."""
         return len(self._pushes)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether as much is in flight as one call may bring."""
-        return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes
-
     # What goes into flight.
 
     def add(self, draft: Draft, source: Source, time_ms: int, *, sole_writer: bool) -> bool:
-        """Prepare the pushes of a draft (see `DeltaChain.prepare`). Returns `is_full`."""
+        """Prepare the pushes of a draft (see `DeltaChain.prepare`). Returns whether as much is in flight as one call may bring."""
         counts = self._tally.of(draft.route)
         pushes = self._chain.prepare(draft, source, time_ms, sole_writer=sole_writer)
         if not pushes:
@@ -94,9 +89,10 @@ class Delivery:
             self._bytes += len(push.payload) + len(push.delta)
         return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes
 
-    def add_end(self, partition: Partition, offset: int) -> None:
-        """All pushes of this record were added: it is done once they are on the bus."""
+    def add_end(self, partition: Partition, offset: int) -> bool:
+        """All pushes of this record were added: it is done once they are on the bus. The answer is that of `add`."""
         self._ends.append((partition, offset))
+        return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes
 
     def give_up(self) -> None:
         """Nothing of what is in flight will be pushed; then the chain must not be used any more, as it holds what never came."""

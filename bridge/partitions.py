@@ -126,7 +126,7 @@ class Partitions:
 
     def put_aside(self, record: Record, letters: Sequence[Sequence[RecordProblem]]) -> None:
         """Write dead letters of the record whose processing began last: one for each of `letters`, the problems of one route."""
-        if self._letters is None:
+        if self._letters is None or not letters:
             return
         partition = record.topic, record.partition
         self.checkpoint.owe(partition, record.offset, len(letters))

@@ -139,26 +139,26 @@ class Pipeline:
 
     def _process(self) -> None:
         """Bring what becomes of the records that need not wait to the bus. What comes meanwhile may be left to the next turn."""
-        for _ in range(len(self._room)):
-            if self._should_stop() or (record := self._room.take()) is None:
+        for record in self._room.take():
+            if self._should_stop():
                 break
             try:
-                reading = self._reader.read(record)
+                routed = self._reader.read(record)
             except SchemaUnavailableError as error:
                 self._partitions.put_off(record, error)
                 continue
             partition = record.topic, record.partition
             self._checkpoint.track(partition, record.offset)
             self._count(record)
-            if reading.halt is not None:
-                self._partitions.halt(record, reading.halt)
-                continue
-            if reading.letters:
-                self._partitions.put_aside(record, reading.letters)
-            if not self._prepare(record, reading.drafts):
+            if routed.problems:
+                verdict = self._reader.judge(record, routed.problems)
+                if verdict.halt is not None:
+                    self._partitions.halt(record, verdict.halt)
+                    continue
+                self._partitions.put_aside(record, verdict.letters)
+            if not self._prepare(record, routed.drafts):
                 return
-            self._delivery.add_end(partition, record.offset)
-            if self._delivery.is_full and not self._deliver():
+            if self._delivery.add_end(partition, record.offset) and not self._deliver():
                 return
         self._deliver()
 

@@ -1,4 +1,4 @@
-"""Reading: what is to be done about a record. The router says what became of it; here its problems are judged, counted and told."""
+"""Reading: what becomes of a record. The router makes drafts of it; here its problems are judged, counted and told."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from bridge.core.decoding import SchemaUnavailableError
-from bridge.core.draft import Draft, OnError, RecordProblem
+from bridge.core.draft import OnError, RecordProblem
 from bridge.core.letter import replay_of
 from bridge.core.record import Record
 from bridge.core.routing import Routed, Router
 from bridge.core.tally import Tally
 from shared.telemetry import Log, Throttle
 
+_NO_ROUTE = ""
+"""Whose problem a fault in routing is: it is counted for none."""
 
-class Reading(msgspec.Struct, frozen=True, gc=False):
-    """What is to be done about one record."""
 
-    drafts: Sequence[Draft] = ()
-    """To be published, in order."""
+class Verdict(msgspec.Struct, frozen=True):
+    """What becomes of a record with problems."""
+
     letters: Sequence[Sequence[RecordProblem]] = ()
     """A dead letter is to be written for each: the problems of one route."""
     halt: str | None = None
     """Why its partition stops here, and nothing else is done about it; None where it does not."""
-
-
-_NOTHING = Reading()
 
 
 class Reader:
@@ -47,22 +45,36 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader {self.router}>"
 
-    def read(self, record: Record) -> Reading:
-        """Route a record. Raises SchemaUnavailableError where it cannot be read yet; then nothing was counted. Nothing else is raised."""
+    def read(self, record: Record) -> Routed:
+        """Route a record; where there are problems, `judge` them.
+
+        Raises SchemaUnavailableError where it cannot be read yet; then nothing was counted. Nothing else is raised.
+        """
         try:
-            routed = self._route(record)
+            routed = self._route(record) if record.headers else self.router.route(record)
         except SchemaUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001  (a fault of ours must not lose a record: its partition stops, visibly)
             self._log.exception("routing failed", record=record.where)
-            return Reading(halt=f"routing failed: {error!r}")
-        if routed is None:
-            self._tally.filtered += 1
-            return _NOTHING
+            return Routed(problems=[RecordProblem(_NO_ROUTE, OnError.HALT, f"routing failed: {error!r}")])
         self._tally.filtered += routed.filtered
         self._tally.over_cap += routed.over_cap
         self._tally.tombstones += routed.is_tombstone
-        return self._judge(record, routed) if routed.problems else Reading(routed.drafts)
+        return routed
+
+    def judge(self, record: Record, problems: Sequence[RecordProblem]) -> Verdict:
+        """Count and tell the problems of a record, and say what follows from them."""
+        halt = None
+        for problem in problems:
+            key = problem.route, problem.on_error
+            if problem.route != _NO_ROUTE:
+                self._tally.problems[key] = self._tally.problems.get(key, 0) + 1
+            if (why := self._why_to_halt(record, problem)) is not None:
+                halt = why if halt is None else halt
+            elif (silenced := self._throttle.admit(key)) is not None:
+                what = "record put aside" if problem.on_error is OnError.DEAD_LETTER else "record skipped"
+                self._log.warning(what, route=problem.route, problem=problem.message, not_shown=silenced)
+        return Verdict(_letters(problems)) if halt is None else Verdict(halt=halt)
 
     def why_unreadable(self, record: Record) -> SchemaUnavailableError | None:
         """Why a record cannot be read yet; None where it can."""
@@ -73,26 +85,11 @@ class Reader:
                 return error
         return None
 
-    def _route(self, record: Record) -> Routed | None:
-        """None for a record that comes again for another group's bridges."""
+    def _route(self, record: Record) -> Routed:
         replay = replay_of(record.headers) if record.headers else None
-        if replay is None:
-            return self.router.route(record)
-        if self._group is not None and replay.group not in {"", self._group}:
-            return None
+        if replay is not None and self._group is not None and replay.group not in {"", self._group}:
+            return Routed(filtered=1)  # It comes again for another group's bridges.
         return self.router.route(record, replay)
-
-    def _judge(self, record: Record, routed: Routed) -> Reading:
-        halt = None
-        for problem in routed.problems:
-            key = problem.route, problem.on_error
-            self._tally.problems[key] = self._tally.problems.get(key, 0) + 1
-            if (why := self._why_to_halt(record, problem)) is not None:
-                halt = why if halt is None else halt
-            elif (silenced := self._throttle.admit(key)) is not None:
-                what = "record put aside" if problem.on_error is OnError.DEAD_LETTER else "record skipped"
-                self._log.warning(what, route=problem.route, problem=problem.message, not_shown=silenced)
-        return Reading(routed.drafts, _letters(routed.problems)) if halt is None else Reading(halt=halt)
 
     def _why_to_halt(self, record: Record, problem: RecordProblem) -> str | None:
         if problem.on_error is OnError.HALT:

@@ -8,7 +8,7 @@ records here, at any moment.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from bridge.core.flow import Flow, Hold
 from bridge.core.record import Partition, Record
@@ -69,9 +69,12 @@ class WaitingRoom:
         for record in records:
             self._waiting.get((record.topic, record.partition), self._ready).append(record)
 
-    def take(self) -> Record | None:
-        """The next record that need not wait; None where there is none."""
-        return self._ready.popleft() if self._ready else None
+    def take(self) -> Iterator[Record]:
+        """The records that need not wait, each taken when it is asked for; at most as many as there are now."""
+        for _ in range(len(self._ready)):
+            if not self._ready:
+                return
+            yield self._ready.popleft()
 
     def put_back(self, record: Record, reason: Hold) -> None:
         """The record that was taken last is the next one of its partition again, which waits. It is dropped where that is not ours."""

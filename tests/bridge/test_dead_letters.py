@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import count
 
 import pytest
@@ -14,7 +15,7 @@ from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.flow import Hold
 from bridge.core.letter import DeadLetter, Origin, Replay, read_letter
 from bridge.core.limits import PipelineSettings, Time
-from bridge.core.record import Record
+from bridge.core.record import Partition, Record
 from bridge.core.routing import Routed, Router
 from bridge.dead_letters import DeadLetterQueue, LetterSettings
 from bridge.pipeline import Pipeline
@@ -382,3 +383,51 @@ def test_a_partition_that_is_halted_while_it_waits_for_a_schema_keeps_its_order_
     assert world.put_aside() == [("t[0]@0", 1)]
     assert world.topics.committed == {P: 3}
     assert records.flow.held(Hold.SCHEMA_AWAY) == records.flow.held(Hold.HALTED) == []
+
+
+HALTING = RULES.replace(b'channel: "all",', b'channel: "all", where: "value.items[0].halt > `0`", on_error: halt,')
+
+
+def test_what_a_client_had_read_ahead_of_a_halted_partition_does_not_come_before_what_is_read_again():
+    class Ahead(MemoryRecords):
+        def hold(self, partitions: Iterable[Partition], reason: Hold) -> None:
+            """Return them all the same."""
+
+    world = World(RULES.replace(b"dead-letter}", b"halt}"))
+    world.produce(BAD)
+    world.produce({"id": "a", "n": 1})
+    handed = Handed(world.rules)
+    pipeline, records = world.bridge(new_rules=handed)
+    records.__class__ = Ahead
+    world.steps(pipeline)
+    assert list(pipeline.halted) == [P]
+    assert pipeline._room.partitions() == set(), "Kafka has them: no memory is held for as long as it takes to correct the rules"
+    world.produce({"id": "a", "n": 2})
+    world.steps(pipeline)
+    assert world.published("item:a") == []
+    handed.pending = parse_rules(RULES.replace(b"dead-letter", b"skip"), "rules.yaml")
+    world.steps(pipeline)
+    assert [item["n"] for item in world.published("item:a")] == [1, 2]  # type: ignore[index]
+    assert world.topics.committed == {P: 3}
+
+
+def test_a_letter_on_its_way_is_made_anew_and_once_when_its_partition_is_halted_and_tried_again():
+    world = World(HALTING)
+    world.produce(BAD)
+    world.produce({"id": "a", "halt": "no number"})
+    world.produce(GOOD)
+    handed = Handed(world.rules)
+    pipeline, _ = world.bridge(new_rules=handed)
+    world.letters.is_slow = True
+    world.steps(pipeline)
+    assert list(pipeline.halted) == [P]
+    assert pipeline.letters is not None
+    handed.pending = parse_rules(RULES, "rules.yaml")
+    world.steps(pipeline)
+    assert len(pipeline.letters) == 1
+    assert world.topics.committed == {}
+    world.letters.is_slow = False
+    world.steps(pipeline)
+    assert pipeline.tally.dead_letters == {"each": 1}
+    assert world.topics.committed == {P: 3}
+    assert len(world.published("item:a")) == 2

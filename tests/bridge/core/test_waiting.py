@@ -24,7 +24,7 @@ def room(*partitions: Partition) -> WaitingRoom:
 
 def taken(from_: WaitingRoom) -> list[tuple[Partition, int]]:
     """All that may be taken now."""
-    return [(partition_of(record), record.offset) for record in iter(from_.take, None)]
+    return [(partition_of(record), record.offset) for record in from_.take()]
 
 
 def partition_of(record: Record) -> Partition:
@@ -60,7 +60,7 @@ def test_a_partition_waits_until_its_last_reason_is_gone():
 def test_a_record_that_is_put_back_is_the_next_of_its_partition():
     waiting = room(P, Q)
     waiting.add([*records(P, 1, 2), *records(Q, 1)])
-    record = waiting.take()
+    record = next(waiting.take(), None)
     assert record is not None
     waiting.put_back(record, Hold.SCHEMA_AWAY)
     waiting.add(records(P, 3))
@@ -84,7 +84,7 @@ def test_of_a_partition_that_goes_nothing_is_left_and_nothing_holds_it_when_it_c
 def test_a_record_that_is_put_back_after_its_partition_went_is_not_ours():
     waiting = room(P)
     waiting.add(records(P, 1))
-    record = waiting.take()
+    record = next(waiting.take(), None)
     assert record is not None
     waiting.drop([P])
     waiting.put_back(record, Hold.SCHEMA_AWAY)
@@ -122,7 +122,7 @@ class Model:
         self.room.add(records(partition, self.offset))
 
     def take(self, *_: object) -> Record | None:
-        record = self.room.take()
+        record = next(self.room.take(), None)
         if record is None:
             assert not any(self.queues[each] for each in PARTITIONS if not self.reasons[each])
             return None
