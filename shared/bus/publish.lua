@@ -258,8 +258,9 @@ local function make_publish_more()
       local seconds = call('TIME')
       now = seconds[1] * 1000 + math.floor(seconds[2] / 1000)
     end
-    if more_until >= now + ttl then return end
-    more_until = now + ttl + math.floor(ttl / 4)
+    local least, most = now + ttl, now + ttl + math.floor(ttl / 4)
+    if more_until >= least and more_until <= most then return end
+    more_until = most
     call('PEXPIREAT', keys, more_until)
     call('PEXPIREAT', versions, more_until)
     call('PEXPIREAT', ids, more_until)
