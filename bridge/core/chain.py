@@ -36,6 +36,7 @@ _TRUSTED_FOR = 4
 
 _PUBLISHED = frozenset((Outcome.FULL, Outcome.DELTA))
 _CONFIRMING = _PUBLISHED | {Outcome.UNCHANGED}
+_UNCHANGED = Outcome.UNCHANGED
 _REFUSED = frozenset((Outcome.STALE, Outcome.REPEATED))
 
 
@@ -165,7 +166,7 @@ class DeltaChain:
             # The version or the id of what is unchanged is news to the bus.
             if settings.only_changed and sole_writer and not is_ranked and not is_elsewhere and self._is_fresh(entry):
                 entry.skipped = source
-                self.skipped_as = Outcome.UNCHANGED
+                self.skipped_as = _UNCHANGED
                 return ()
             hash_ = base_hash
         else:
