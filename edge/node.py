@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Protocol
 
 from edge.core.delivery import Delivery, Mode, Policies, Wish
-from edge.core.hub import Channel, Hub, Outgoing, Subscription, write_all
+from edge.core.hub import Channel, Hub, Subscription
 from edge.core.item import Item, Step
 from edge.core.keyed import KeyedLoad, StateBounds, StateTooLargeError, check_bounds
 from edge.core.limits import Limits
@@ -24,8 +24,9 @@ from edge.core.paced import PacedSubscription
 from edge.core.paced_keyed import KeyedPaced
 from edge.core.protocol import CommandError, ErrorCode, Subscribe
 from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_keyed, start_new, start_paced_from
-from edge.core.stream import OutOfStep, Refill
+from edge.core.stream import Gap, OutOfStep, Refill
 from edge.core.variant import Variant
+from edge.deliveries import Deliveries
 from edge.keys import MAX_EARLY, MAX_EARLY_BYTES, read_state
 from edge.pacer import Pacer, PacerHolder
 from edge.ports import Bus, ChannelHistory, ClientPipe
@@ -151,6 +152,7 @@ class Node:
         self.hub = Hub(ring_items=limits.ring_items, ring_bytes=limits.ring_bytes)
         self.clock = clock
         self.turns = Turns(clock)
+        self.deliveries = Deliveries(clock, bus.hold)
         self.gaps = 0
         """How many gaps subscribers were told of, counted by channel."""
         self.publications = 0
@@ -247,9 +249,9 @@ class Node:
 
     def on_publications(self, arrived: Sequence[tuple[str, Envelope]]) -> None:
         """One read of the bus brought these; every channel is delivered once."""
-        ticks: dict[_Lane, list[Step]] = {}
+        lanes, deliveries = self._lanes, self.deliveries
         for name, envelope in arrived:
-            lane = self._lanes.get(name)
+            lane = lanes.get(name)
             if lane is None:
                 continue
             if not lane.is_live:
@@ -258,26 +260,16 @@ class Node:
                 continue
             step = lane.channel.stream.apply(envelope)
             if type(step) is Step:
-                steps = ticks.get(lane)
-                if steps is None:
-                    ticks[lane] = [step]
+                self.publications += 1
+                try:
+                    self._count_bytes(lane)
+                except StateTooLargeError as error:
+                    self._give_up(lane, str(error))
                 else:
-                    steps.append(step)
+                    deliveries.add(lane.channel, step)
             elif type(step) is OutOfStep:
                 self._fall_behind(lane, envelope, step.why)
-        self._deliver(ticks)
-
-    def _deliver(self, ticks: dict[_Lane, list[Step]]) -> None:
-        outgoing: list[Outgoing] = []
-        for lane, steps in ticks.items():
-            self.publications += len(steps)
-            try:
-                self._count_bytes(lane)
-            except StateTooLargeError as error:
-                self._give_up(lane, str(error))
-            else:
-                lane.channel.encode(steps, outgoing)
-        write_all(outgoing)
+        deliveries.go_on()
 
     def on_verify(self, channels: Sequence[str], why: str) -> None:
         """Read these channels from the bus: what is held may be out of date. Delivery goes on meanwhile."""
@@ -375,9 +367,9 @@ class Node:
         for waiting in present:
             waiting.is_checked = True
         self._learn(lane, history)
+        self.deliveries.flush(lane.channel)
         if refill.gap is not None:
-            self.gaps += 1
-            lane.channel.tell_gap(refill.gap, refill.steps)
+            self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
             lane.channel.deliver(refill.steps)
         self._count_bytes(lane)
@@ -386,6 +378,12 @@ class Node:
             early, lane.early = lane.early, []
             self.on_publications([(lane.channel.label.name, envelope) for envelope in early])
         return history
+
+    def _tell_gap(self, lane: _Lane, gap: Gap, steps: Sequence[Step]) -> None:
+        self.gaps += 1
+        lane.channel.tell_gap(gap, steps)
+        if lane.counted_state_bytes:
+            self._count_state(lane)
 
     async def _read_keys(self, lane: _Lane, newest: Envelope, refill: Refill) -> Refill:
         """Read the state of a keyed channel. The lane is not live: all that came since its newest publication was read waits."""
@@ -452,16 +450,20 @@ class Node:
             return 0
         items, is_all = None, False
         if history is not None:
-            items, is_all = lane.channel.stream.extend(history.envelopes, asked=history.asked), len(history.envelopes) < history.asked
+            items = lane.channel.stream.extend(history.envelopes, asked=history.asked)
+            # What came meanwhile may have pushed out of the ring what would have joined the two: then it must be read once more.
+            is_all = len(history.envelopes) < history.asked and _reaches(items, history.envelopes)
             self._count_bytes(lane)
         lane.waiting = deque(sorted(lane.waiting, key=lambda waiting: self._cost(lane, waiting.request)))
         left: deque[_Waiting] = deque()
         wanted = 0
 
         def start_some() -> bool:
-            nonlocal items, wanted
+            nonlocal items, is_all, wanted
             if items is not None:
-                items = lane.channel.stream.follow(items)
+                followed = lane.channel.stream.follow(items)
+                is_all = is_all and bool(followed) and followed[0].offset == items[0].offset
+                items = followed
             reach = 0 if items is None else self.limits.max_recovery_items if is_all else len(items)
             while lane.waiting:
                 if self.turns.is_over():
@@ -506,6 +508,7 @@ class Node:
 
     def _start(self, lane: _Lane, request: Subscribe, subscriber: Subscriber, items: list[Item] | None = None) -> int:
         """Start a subscriber; returns 0, or how much history must be read first."""
+        self.deliveries.flush(lane.channel)  # Or who starts at the newest publication would get some of it twice.
         stream, limits = lane.channel.stream, self.limits
         is_paced = request.delivery.mode is not Mode.QUEUE
         start: Start | PacedStart | NeedHistory
@@ -549,7 +552,7 @@ class Node:
             stream.shrink()
         lane.counted_bytes = stream.bytes_held + ITEM_BYTES * len(stream.ring)
         self._held_bytes = held + lane.counted_bytes
-        if stream.keyed is not None or lane.counted_state_bytes:
+        if stream.keyed is not None:
             self._count_state(lane)
 
     def _count_state(self, lane: _Lane) -> None:
@@ -568,8 +571,10 @@ class Node:
         log.warning("the state of a keyed channel is too large", channel=lane.channel.label.name, why=why)
         lane.is_live = False
         lane.refused_until = self.clock() + REFUSED_S
+        self.deliveries.forget(lane.channel)
         lane.channel.tell_too_large(why)
         lane.channel.stream.forget()
+        self._count_state(lane)
         self._count_bytes(lane)
         all_waiting, lane.waiting = lane.waiting, deque()
         for waiting in all_waiting:
@@ -589,9 +594,15 @@ class Node:
         self._held_bytes -= lane.counted_bytes
         self._state_bytes -= lane.counted_state_bytes
         self._framed.pop(lane, None)
+        self.deliveries.forget(lane.channel)
         del self._lanes[name]
         self.hub.drop(name)
         self._bus.unsubscribe(name)
+
+
+def _reaches(items: Sequence[Item], history: Sequence[Envelope]) -> bool:
+    """Whether the items go as far back as what was read."""
+    return not history or (bool(items) and items[0].offset <= history[0].offset)
 
 
 def _too_large(request: Subscribe, why: str) -> CommandError:

@@ -33,10 +33,12 @@ class ChannelSettings(msgspec.Struct, frozen=True):
     ttl_ms: int = 86_400_000
     max_keys: int = 100_000
     """Of a keyed channel."""
+    max_key_bytes: int = 268_435_456
+    """Of the newest publications of all its keys."""
     id_window_ms: int = 600_000
     """Where drafts have an `id`: one that was seen so long ago, or less, by Kafka's time, is repeated."""
     id_count: int = 100_000
-    """So many of the ids seen last are known, at most."""
+    """So many of the ids seen last are known, and a few more."""
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -75,8 +77,8 @@ class RecordProblem(msgspec.Struct, frozen=True):
     """Whose fault, where (with the item's index), what to do. For the log and the operator."""
     reason: str = ""
     """The same without the place."""
-    item: int | str | None = None
-    """The item's place in what `split` gave; None where it is about the whole record, or about several items."""
+    places: tuple[int | str, ...] = ()
+    """The items' places in what `split` gave, as far as they are listed; none where it is about the whole record."""
     items: int = 1
     """How many items (or records) it is about."""
     dead_letters: DeadLetterTopic | None = None

@@ -164,7 +164,14 @@ def _gtfs_realtime(settings: FormatSettings) -> Decoder:
 
     type_ = cast("Any", gtfs_realtime_pb2.FeedMessage.DESCRIPTOR)
     read = protobuf.reader(type_.file.pool, type_, json_names=settings.field_names == "json")
-    return _decoder(settings, protobuf.by_type(read, is_framed=False))
+
+    def read_feed(data: bytes) -> Any:
+        feed = read(data)
+        # At night a feed may have none, which is no problem of it: there is nothing to split, and nothing in it.
+        feed.setdefault("entity", [])
+        return feed
+
+    return _decoder(settings, protobuf.by_type(read_feed, is_framed=False))
 
 
 # --- JSON Schema -----------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ export class Vehicle {
     this.movedAtMs = 0;
     this.trail = []; // [lat, long], oldest first
     this.moves = 0;
+    this.details = "bus"; // the namespace of the channel that has all of it
   }
 }
 
@@ -28,12 +29,16 @@ export class Fleet {
   }
 
   _learnOne(item, nowMs) {
-    if (typeof item !== "object" || item === null || item.id === undefined) return null;
-    const id = String(item.id);
+    if (typeof item !== "object" || item === null) return null;
+    const isRealtime = isOfRealtimeFeed(item);
+    const named = isRealtime ? realtimeId(item.vehicle) : item.id;
+    if (named === undefined || named === null) return null;
+    const id = String(named);
     const lat = item.lat ?? item.vehicle?.position?.latitude;
     const long = item.long ?? item.vehicle?.position?.longitude;
     let vehicle = this.vehicles.get(id);
     if (!vehicle) this.vehicles.set(id, (vehicle = new Vehicle(id)));
+    if (isRealtime) vehicle.details = "vehicle";
     vehicle.route = item.vehicle?.trip?.routeId ?? item.vehicle?.trip?.route_id ?? vehicle.route;
     if (Number.isFinite(lat) && Number.isFinite(long)) move(vehicle, lat, long, nowMs);
     return vehicle;
@@ -51,6 +56,19 @@ export class Fleet {
   get routes() {
     return [...new Set([...this.vehicles.values()].map((vehicle) => vehicle.route).filter(Boolean))].sort();
   }
+}
+
+// An entity of GTFS-realtime, as Protobuf has it, and not of the JSON that the demo sends.
+function isOfRealtimeFeed(item) {
+  if ("trip_update" in item || "alert" in item) return true;
+  const { vehicle } = item;
+  return typeof vehicle === "object" && vehicle !== null && (vehicle.trip?.trip_id !== undefined || typeof vehicle.timestamp === "number");
+}
+
+// As examples/gtfs-realtime.yaml names its channels. Trips and alerts are no vehicles.
+function realtimeId(vehicle) {
+  if (!vehicle) return null;
+  return vehicle.vehicle?.id || (vehicle.trip?.trip_id ? `${vehicle.trip.start_date || "-"}/${vehicle.trip.trip_id}` : null);
 }
 
 function move(vehicle, lat, long, nowMs) {

@@ -36,7 +36,7 @@ function socketUrl() {
 
 function wantedChannels() {
   if (choice.scope === "feed") return [FEED];
-  if (choice.scope === "one") return choice.vehicle ? [`bus:${choice.vehicle}`, `position:${choice.vehicle}`] : [];
+  if (choice.scope === "one") return choice.vehicle ? [`${fleet.vehicles.get(choice.vehicle)?.details ?? "bus"}:${choice.vehicle}`, `position:${choice.vehicle}`] : [];
   return fleet.ids.map((id) => `position:${id}`);
 }
 

@@ -161,7 +161,7 @@ class Channel:
         if self.paced:
             self._steps.update(((step.base.offset, step.item.offset), step) for step in steps if step.base is not None)
         first, *others = steps
-        may_grow = bool(self.paced)  # One that has got all of a keyed channel's state joins a group, and has got this, too.
+        may_grow = self.paced  # One that has got all of a keyed channel's state joins a group, and has got this, too.
         for variant, group in self.groups.items():
             rest = b"".join([variant.step_frame(step, label) for step in others]) if others else b""
             frames = variant.step_frame(first, label) + rest

@@ -29,6 +29,7 @@ MAX_DELETIONS = 1_000
 _SPARE = 64
 TIDIED = 10_000
 """Entries whose frames are let go of at once: about 5 ms."""
+_VCDIFF = DeltaFormat.VCDIFF  # To look it up takes 70 ns, and every delta passes here.
 
 
 class StateTooLargeError(DistributaryError):
@@ -296,12 +297,12 @@ def check_bounds(bounds: StateBounds, keys: int, size: int) -> None:
 
 def payload_of(envelope: Envelope, base: Item | None) -> bytes:
     """The full payload of a publication that may be a delta to `base`; raises DeltaError where that is not its base."""
-    if envelope.delta is DeltaFormat.NONE:
+    if not envelope.delta:
         return envelope.body
     if base is None or envelope.base_offset != base.offset or envelope.base_hash != base.payload_hash:
         msg = f"a delta for another base than {base!r}"
         raise DeltaError(msg)
-    decode = vcdiff.decode if envelope.delta is DeltaFormat.VCDIFF else json_patch.decode
+    decode = vcdiff.decode if envelope.delta is _VCDIFF else json_patch.decode
     payload = decode(base.payload, envelope.body, max_size=MAX_PAYLOAD_BYTES)
     if payload_hash(payload) != envelope.payload_hash:
         msg = f"a delta for {base!r} gave other bytes than its maker had"

@@ -51,6 +51,13 @@ def test_the_simulated_city_goes_through_the_example_rules(routed: Routed):
     assert len(routed.drafts) == 1 + 3 * 20
 
 
+def test_a_feed_without_entities_is_no_problem():
+    value = gtfs_realtime.feed_message([], 0)
+    routed = Router(load_rules(EXAMPLE)).route(Record(gtfs_realtime.TOPIC, 0, 0, 1, None, value))
+    assert routed.problems == []
+    assert [(draft.channel, draft.payload) for draft in routed.drafts] == [("feed", b"[]")]
+
+
 def test_forecasts_hold_for_a_minute():
     def trips(tick: int) -> dict[str, bytes]:
         value = gtfs_realtime.feed_message(CITY.snapshot(0), tick)

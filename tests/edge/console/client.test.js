@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { Client } from "./client.js";
+import { Fleet } from "./fleet.js";
 import { decodeFrame, encodeFrame, fullWireBytes, utf8Length, webSocketBytes } from "./frames.js";
 import * as msgpack from "./msgpack.js";
 import { Latency, Stats } from "./stats.js";
@@ -527,3 +528,20 @@ for (const format of ["json", "msgpack"]) {
   const { sessions } = JSON.parse(readFileSync(new URL(`./sessions_${format}.json`, import.meta.url)));
   for (const session of sessions.filter(isOffered)) test(`${format} session: ${session.name}`, () => play(session, format));
 }
+
+test("of a GTFS-realtime feed the vehicles are known, by the names of their channels, and nothing else", () => {
+  const fleet = new Fleet();
+  const at = { latitude: 41.7, longitude: -72.6 };
+  fleet.learn([
+    { id: "1", vehicle: { trip: { trip_id: "T1", route_id: "R" }, vehicle: { id: "bus-7" }, position: at } },
+    { id: "2", vehicle: { trip: { trip_id: "T2", start_date: "20251009" }, position: at } },
+    { id: "3", trip_update: { trip: { trip_id: "T1" } } },
+    { id: "4", alert: {} },
+    { id: "5", vehicle: { position: at, timestamp: 1 } },
+  ], 0);
+  assert.deepEqual(fleet.ids, ["20251009/T2", "bus-7"]);
+  assert.equal(fleet.vehicles.get("bus-7").details, "vehicle");
+  fleet.learn([{ id: "1430", vehicle: { trip: { tripId: "T" }, vehicle: { id: "hardware" }, position: at, timestamp: "1" } }], 0);
+  assert.equal(fleet.vehicles.get("1430").details, "bus");
+  assert.deepEqual(fleet.routes, ["R"]);
+});

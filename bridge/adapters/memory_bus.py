@@ -1,22 +1,21 @@
-"""The bus and a source of records in memory, for tests and try-outs: the same promises as Redis and Kafka, and the same ways to break."""
+"""The bus in memory, for tests and try-outs: the same promises as Redis, and the same ways to break."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from math import isnan
 
-from bridge.core.flow import Flow, Hold
-from bridge.core.letter import DeadLetter
-from bridge.core.record import Partition, Record
-from bridge.ports import LetterAnswer, Listener
 from shared import envelope
 from shared.bus.layout import INCARNATION_BYTES, BusLayout
-from shared.bus.push import Outcome, Push, Pushed, source_id
+from shared.bus.push import Outcome, Push, Pushed
 from shared.envelope import Envelope
 from shared.errors import BusUnavailableError, IncarnationError
-from shared.publication import ContentType, DeltaFormat
+from shared.publication import EPOCH_BYTES, ContentType, DeltaFormat
+
+_IDS_BETWEEN = 16
+"""So many ids are noted before some are forgotten again."""
 
 
 class _Channel:
@@ -33,6 +32,10 @@ class _Channel:
         """The envelope of each key's newest publication."""
         self.versions: dict[bytes, float] = {}
         self.ids: dict[bytes, int] = {}
+        self.ids_noted = 0
+        """Since some were forgotten."""
+        self.key_bytes = 0
+        """Of `keys`."""
         self.sources: dict[bytes, tuple[int, int]] = {}
 
     def base(self, push: Push) -> Envelope | None:
@@ -133,10 +136,12 @@ class MemoryServer:
         if channel is not None and _is_duplicate(channel, push):
             return Pushed(Outcome.DUPLICATE, channel.epoch, channel.offset)
         if channel is None or not channel.history or channel.is_keyed != (push.key is not None):
+            if (reason := _lacks_room(None, push)) is not None:
+                return Pushed(Outcome.FAILED, b"", 0, reason)
             return self._publish_first(channel, push, incarnation)
         outcome = _refusal(channel, push)
-        if outcome is None and _has_too_many_keys(channel, push):
-            return Pushed(Outcome.FAILED, b"", 0, f"the channel has as many keys as it may: {push.keep.max_keys}")
+        if outcome is None and (reason := _lacks_room(channel, push)) is not None:
+            return Pushed(Outcome.FAILED, b"", 0, reason)
         return self._append(channel, push) if outcome is None else _refuse(channel, push, outcome)
 
     def _impossible(self, push: Push) -> str | None:
@@ -161,8 +166,9 @@ class MemoryServer:
         channel.newest = entry
         _trim(channel.history, push)
         if push.key is not None and push.content_type is ContentType.NONE:
-            channel.keys.pop(push.key, None)
+            channel.key_bytes -= len(channel.keys.pop(push.key, b""))
         elif push.key is not None:
+            channel.key_bytes += len(entry) - len(channel.keys.get(push.key, b""))
             channel.keys[push.key] = entry
         _note_source(channel, push)
         _note_version_and_id(channel, push)
@@ -271,192 +277,6 @@ class MemoryBus:
             self._break()
 
 
-class MemoryTopics:
-    """The Kafka side that several `MemoryRecords` share: topics, their records, and one group's committed offsets."""
-
-    def __init__(self) -> None:
-        self.records: dict[Partition, list[Record]] = {}
-        self.committed: dict[Partition, int] = {}
-
-    def __repr__(self) -> str:
-        return f"<MemoryTopics {sum(map(len, self.records.values()))} records in {len(self.records)} partitions>"
-
-    def produce(self, topic: str, value: bytes | None, *, partition: int = 0, time_ms: int = 0) -> Record:
-        """Append a record."""
-        log = self.records.setdefault((topic, partition), [])
-        record = Record(topic, partition, len(log), time_ms, None, value)
-        log.append(record)
-        return record
-
-
-class MemoryRecords:
-    """One member of the group: a `bridge.ports.Records`. Tests assign and revoke by `pending`, which the next `consume` carries out."""
-
-    def __init__(self, topics: MemoryTopics, *, assign: Iterable[Partition] | None = None) -> None:
-        self.flow = Flow()
-        self.pending: list[Callable[[], None]] = []
-        """Rebalances (or anything else) for the next `consume` to call first, as Kafka's client calls back from its poll."""
-        self.refuse_commits = False
-        self.consumed = 0
-        """Calls of `consume`."""
-        self._topics = topics
-        self._first = list(topics.records if assign is None else assign)
-        self._next: dict[Partition, int] = {}
-        self._listener: Listener | None = None
-        self._topic_names: frozenset[str] | None = None
-
-    def __repr__(self) -> str:
-        return f"<MemoryRecords {self.flow}>"
-
-    def start(self, listener: Listener) -> None:
-        """See `bridge.ports.Records`."""
-        self._listener = listener
-        self.pending.append(lambda: self.assign(self._first))
-
-    def assign(self, partitions: Iterable[Partition]) -> None:
-        """Give it partitions."""
-        partitions = list(partitions)
-        self.flow.assign(partitions)
-        for partition in partitions:
-            self._next[partition] = self._topics.committed.get(partition, 0)
-        self._told().on_assigned(partitions)
-
-    def revoke(self, partitions: Iterable[Partition]) -> None:
-        """Take partitions away, in order."""
-        self._told().on_revoked(list(partitions))
-        self.flow.drop(partitions)
-
-    def lose(self, partitions: Iterable[Partition]) -> None:
-        """Take partitions away after the fact."""
-        self.flow.drop(partitions)
-        self._told().on_lost(list(partitions))
-
-    def consume(self, max_records: int, timeout_s: float) -> list[Record]:  # noqa: ARG002  (never waits)
-        """See `bridge.ports.Records`."""
-        self.consumed += 1
-        pending, self.pending = self.pending, []
-        for call in pending:
-            call()
-        found: list[Record] = []
-        for partition in sorted(self.flow.assigned):
-            if not self.flow.is_held(partition):
-                start = self._next[partition]
-                taken = self._topics.records.get(partition, [])[start : start + max_records - len(found)]
-                self._next[partition] += len(taken)
-                found += taken
-        return found
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """See `bridge.ports.Records`. Knows no patterns; the next `consume` carries it out."""
-        names = frozenset(topics)
-        self._topic_names = names
-        self.flow.hold([partition for partition in self.flow.assigned if partition[0] not in names], Hold.UNSUBSCRIBED)
-
-        def rebalance() -> None:
-            if gone := [partition for partition in self.flow.assigned if partition[0] not in names]:
-                self.revoke(gone)
-            self.assign([partition for partition in self._topics.records if partition[0] in names and not self.flow.owns(partition)])
-
-        self.pending.append(rebalance)
-
-    def rewind(self, offsets: Mapping[Partition, int]) -> None:
-        """See `bridge.ports.Records`."""
-        self._next.update(offsets)
-
-    def source_id(self, partition: Partition) -> bytes:
-        """See `bridge.ports.Records`."""
-        return source_id("memory", partition[0], partition[1])
-
-    @property
-    def cluster_id(self) -> str:
-        """See `bridge.ports.Records`."""
-        return "memory"
-
-    @property
-    def owns_all(self) -> bool:
-        """See `bridge.ports.Records`."""
-        names = self._topic_names
-        return self.flow.assigned >= {place for place in self._topics.records if names is None or place[0] in names}
-
-    @property
-    def assigned(self) -> frozenset[Partition]:
-        """See `bridge.ports.Records`."""
-        return self.flow.assigned
-
-    def hold(self, partitions: Iterable[Partition], reason: Hold) -> None:
-        """See `bridge.ports.Records`."""
-        self.flow.hold(partitions, reason)
-
-    def release(self, partitions: Iterable[Partition], reason: Hold) -> None:
-        """See `bridge.ports.Records`."""
-        self.flow.release(partitions, reason)
-
-    def commit(self, offsets: Mapping[Partition, int], *, wait: bool) -> None:  # noqa: ARG002  (never waits)
-        """See `bridge.ports.Records`."""
-        if self.refuse_commits:
-            self._told().on_commit_failed(list(offsets))
-        else:
-            self._topics.committed.update(offsets)
-
-    def lag(self) -> int | None:
-        """See `bridge.ports.Records`."""
-        return sum(len(self._topics.records.get(partition, [])) - self._next[partition] for partition in self.flow.assigned)
-
-    @property
-    def is_away(self) -> bool:
-        """See `bridge.ports.Records`."""
-        return False
-
-    def close(self) -> None:
-        """See `bridge.ports.Records`."""
-        self.revoke(self.flow.assigned)
-
-    def _told(self) -> Listener:
-        assert self._listener is not None  # noqa: S101  (start comes first)
-        return self._listener
-
-
-class MemoryDeadLetters:
-    """A `bridge.ports.DeadLetters`: topics that several bridges share, and the ways in which they break."""
-
-    def __init__(self, topics: dict[str, list[DeadLetter]] | None = None) -> None:
-        self.topics: dict[str, list[DeadLetter]] = {} if topics is None else topics
-        self.away = ""
-        """Why nothing is taken for now."""
-        self.refused = ""
-        """Why nothing is ever taken."""
-        self.is_slow = False
-        """Letters are taken in, and not answered."""
-        self.sent = 0
-        """Calls of `send`."""
-        self._begun: dict[int, DeadLetter] = {}
-
-    def __repr__(self) -> str:
-        return f"<MemoryDeadLetters {sum(map(len, self.topics.values()))} letters, {len(self._begun)} begun>"
-
-    def send(self, number: int, letter: DeadLetter) -> None:
-        """See `bridge.ports.DeadLetters`."""
-        self.sent += 1
-        self._begun[number] = letter
-
-    def poll(self) -> list[LetterAnswer]:
-        """See `bridge.ports.DeadLetters`."""
-        if self.is_slow:
-            return []
-        begun, self._begun = self._begun, {}
-        return [self._answer(number, letter) for number, letter in begun.items()]
-
-    def close(self) -> None:
-        """See `bridge.ports.DeadLetters`."""
-        self._begun.clear()
-
-    def _answer(self, number: int, letter: DeadLetter) -> LetterAnswer:
-        if self.refused or self.away:
-            return LetterAnswer(number, self.refused or self.away, bool(self.refused))
-        self.topics.setdefault(letter.topic, []).append(letter)
-        return LetterAnswer(number)
-
-
 def _is_duplicate(channel: _Channel, push: Push) -> bool:
     newest = channel.sources.get(push.source.id)
     return newest is not None and (push.source.offset, push.source.index) <= newest
@@ -491,10 +311,18 @@ def _refuse(channel: _Channel, push: Push, outcome: Outcome) -> Pushed:
     return Pushed(outcome, channel.epoch, channel.offset)
 
 
-def _has_too_many_keys(channel: _Channel, push: Push) -> bool:
-    if push.key is None or push.content_type is ContentType.NONE or push.key in channel.keys:
-        return False
-    return len(channel.keys) >= push.keep.max_keys
+def _lacks_room(channel: _Channel | None, push: Push) -> str | None:
+    """Why the value has no room among the channel's keys, or None."""
+    if push.key is None or push.content_type is ContentType.NONE:
+        return None
+    keep, channel = push.keep, channel or _Channel(bytes(EPOCH_BYTES))
+    old = channel.keys.get(push.key)
+    if old is None and channel.keys and len(channel.keys) >= keep.max_keys:
+        return f"the channel has as many keys as it may: {keep.max_keys}"
+    more = len(_envelope(channel, push, None)) - len(old or b"")
+    if more > 0 and channel.key_bytes + more > keep.max_key_bytes:
+        return f"the values of the channel's keys take as many bytes as they may: {keep.max_key_bytes}"
+    return None
 
 
 def _note_source(channel: _Channel, push: Push) -> None:
@@ -512,10 +340,12 @@ def _note_version_and_id(channel: _Channel, push: Push) -> None:
         ids = channel.ids
         time_ms = push.time_ms if push.time_ms >= 0 else max(ids.values(), default=0)
         ids[push.id] = max(time_ms, ids.get(push.id, time_ms))
-        in_order = sorted(ids, key=ids.__getitem__)
-        gone = [id_ for id_ in in_order if ids[id_] < time_ms - push.keep.id_window_ms]
-        for id_ in {*gone, *in_order[: max(0, len(ids) - push.keep.id_count)]}:
-            del ids[id_]
+        channel.ids_noted = (channel.ids_noted + 1) % _IDS_BETWEEN
+        if channel.ids_noted == 0:
+            newest = push.time_ms if push.time_ms >= 0 else max(ids.values())
+            expired = sum(seen < newest - push.keep.id_window_ms for seen in ids.values())
+            for id_ in sorted(ids, key=lambda id_: (ids[id_], id_))[: max(expired, len(ids) - push.keep.id_count, 0)]:
+                del ids[id_]
 
 
 def _envelope(channel: _Channel, push: Push, base: Envelope | None) -> bytes:
