@@ -23,6 +23,7 @@ from tests.rig.kafka_server import KafkaCluster
 from tests.rig.parts import KAFKA_LIBS
 from tests.rig.process import Process, end_all, project_command
 from tests.rig.redis_server import RedisServer
+from tests.rig.wait import wait_until
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 PARTITIONS = 4
@@ -53,19 +54,19 @@ def fill(kafka: KafkaCluster) -> None:
 def run(folder: Path, kafka: KafkaCluster, workers: int, name: str) -> Measured:
     """One bridge over the whole topic."""
     path = folder / f"{name}.yaml"
-    # Its source reads nothing until all workers have joined: the topic is put into the rules then, and all begin at once.
-    path.write_text(SMALL.replace("TOPIC", "nothing-yet"))
+    path.write_text(SMALL.replace("TOPIC", MARK))
     with RedisServer(folder / f"redis-{name}") as redis:
+        redis.pause()  # The bus is away until the workers have shared out the partitions: then all begin at once.
         port = free_port()
         command = project_command(
             "bridge", "run", "--rules", path, "--bootstrap-servers", kafka.bootstrap_servers, "--bus", redis.url, "--group", name,
-            "--internal-port", port, "--workers", workers,
+            "--internal-port", port, "--workers", workers, "--log-format", "json",
         )  # fmt: skip
         with Process(command, log=folder / f"{name}.log") as bridge:
+            wait_until(lambda: is_shared_out(bridge, workers), what="partitions for each worker", timeout_s=60)
+            redis.resume()
             bridge.wait_for_http(f"http://127.0.0.1:{port}/health/ready")
             pids = [bridge.pid, *(worker["pid"] for worker in health(port).get("workers", ()))]
-            path.write_text(SMALL.replace("TOPIC", MARK))
-            wait_for(port, 1)
             first, begun = metrics(port), time.monotonic()
             bridge_cpu, redis_cpu = sum(map(cpu_ns, pids)), cpu_ns(redis.process.pid)
             wait_for(port, SMALL_RECORDS)
@@ -80,6 +81,18 @@ def run(folder: Path, kafka: KafkaCluster, workers: int, name: str) -> Measured:
         bridge_cpu / 1e9 / seconds,
         min(shares) / SMALL_RECORDS,
     )
+
+
+def is_shared_out(bridge: Process, workers: int) -> bool:
+    """Whether each worker has its part of the partitions, by what they logged."""
+    mine: dict[int, set[str]] = {number: set() for number in range(workers)}
+    for event in bridge.records():
+        names = set(str(event.get("partitions", "")).split(", ")) - {"none", ""}
+        if event["message"] == "partitions assigned":
+            mine[event.get("worker", 0)] |= names
+        elif event["message"] == "partitions revoked":
+            mine[event.get("worker", 0)] -= names
+    return all(len(names) == PARTITIONS // workers for names in mine.values())
 
 
 def health(port: int) -> dict[str, list[dict[str, int]]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bench.measure import report
 from bench.stage import Clients, Edge, Publisher, per, scaled, stage
 
-LIMITS: dict[str, object] = {"max_commands_per_s": 1e9, "command_burst": 1_000_000_000, "max_outbox_bytes": 33_554_432}
+OPTIONS = ("--max-commands-per-s", 1e9, "--command-burst", 1_000_000_000, "--max-outbox-bytes", 33_554_432)
 COLUMNS = (
     "sessions x subscriptions",
     "channels",
@@ -41,7 +41,7 @@ def one_size(sessions: int, subscriptions: int, channels: int) -> tuple[object, 
         publisher = Publisher(redis.url, history=1)
         for at in range(0, channels, PUBLISHED_AT_ONCE):
             publisher.push(range(at, min(at + PUBLISHED_AT_ONCE, channels)))
-        edge = Edge(redis, folder / "edge.log", "--max-subscriptions", subscriptions, probed=True, limits=LIMITS)
+        edge = Edge(redis, folder / "edge.log", "--max-subscriptions", subscriptions, *OPTIONS, probed=True)
         clients = Clients()
         with publisher.heard():
             empty = edge.rss_bytes

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Protocol
 
 from edge.core.delivery import Delivery, Mode, Policies, Wish
-from edge.core.hub import Channel, Hub, Outgoing, Subscription, write_all
+from edge.core.hub import Channel, Hub, Subscription
 from edge.core.item import Item, Step
 from edge.core.keyed import KeyedLoad, StateBounds, StateTooLargeError, check_bounds
 from edge.core.limits import Limits
@@ -26,6 +26,7 @@ from edge.core.protocol import CommandError, ErrorCode, Subscribe
 from edge.core.recovery import NeedHistory, PacedStart, Start, start_from, start_keyed, start_new, start_paced_from
 from edge.core.stream import Gap, OutOfStep, Refill
 from edge.core.variant import Variant
+from edge.deliveries import Deliveries
 from edge.keys import MAX_EARLY, MAX_EARLY_BYTES, read_state
 from edge.pacer import Pacer, PacerHolder
 from edge.ports import Bus, ChannelHistory, ClientPipe
@@ -151,6 +152,7 @@ class Node:
         self.hub = Hub(ring_items=limits.ring_items, ring_bytes=limits.ring_bytes)
         self.clock = clock
         self.turns = Turns(clock)
+        self.deliveries = Deliveries(clock, bus.hold)
         self.gaps = 0
         """How many gaps subscribers were told of, counted by channel."""
         self.publications = 0
@@ -248,9 +250,9 @@ class Node:
 
     def on_publications(self, arrived: Sequence[tuple[str, Envelope]]) -> None:
         """One read of the bus brought these; every channel is delivered once."""
-        ticks: dict[_Lane, list[Step]] = {}
+        lanes, deliveries = self._lanes, self.deliveries
         for name, envelope in arrived:
-            lane = self._lanes.get(name)
+            lane = lanes.get(name)
             if lane is None:
                 continue
             if not lane.is_live:
@@ -259,26 +261,16 @@ class Node:
                 continue
             step = lane.channel.stream.apply(envelope)
             if type(step) is Step:
-                steps = ticks.get(lane)
-                if steps is None:
-                    ticks[lane] = [step]
+                self.publications += 1
+                try:
+                    self._count_bytes(lane)
+                except StateTooLargeError as error:
+                    self._give_up(lane, str(error))
                 else:
-                    steps.append(step)
+                    deliveries.add(lane.channel, step)
             elif type(step) is OutOfStep:
                 self._fall_behind(lane, envelope, step.why)
-        self._deliver(ticks)
-
-    def _deliver(self, ticks: dict[_Lane, list[Step]]) -> None:
-        outgoing: list[Outgoing] = []
-        for lane, steps in ticks.items():
-            self.publications += len(steps)
-            try:
-                self._count_bytes(lane)
-            except StateTooLargeError as error:
-                self._give_up(lane, str(error))
-            else:
-                lane.channel.encode(steps, outgoing)
-        write_all(outgoing)
+        deliveries.go_on()
 
     def on_verify(self, channels: Sequence[str], why: str) -> None:
         """Read these channels from the bus: what is held may be out of date. Delivery goes on meanwhile."""
@@ -376,6 +368,7 @@ class Node:
         for waiting in present:
             waiting.is_checked = True
         self._learn(lane, history)
+        self.deliveries.flush(lane.channel)
         if refill.gap is not None:
             self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
@@ -516,6 +509,7 @@ class Node:
 
     def _start(self, lane: _Lane, request: Subscribe, subscriber: Subscriber, items: list[Item] | None = None) -> int:
         """Start a subscriber; returns 0, or how much history must be read first."""
+        self.deliveries.flush(lane.channel)  # Or who starts at the newest publication would get some of it twice.
         stream, limits = lane.channel.stream, self.limits
         is_paced = request.delivery.mode is not Mode.QUEUE
         start: Start | PacedStart | NeedHistory
@@ -578,6 +572,7 @@ class Node:
         log.warning("the state of a keyed channel is too large", channel=lane.channel.label.name, why=why)
         lane.is_live = False
         lane.refused_until = self.clock() + REFUSED_S
+        self.deliveries.forget(lane.channel)
         lane.channel.tell_too_large(why)
         lane.channel.stream.forget()
         self._count_state(lane)
@@ -600,6 +595,7 @@ class Node:
         self._held_bytes -= lane.counted_bytes
         self._state_bytes -= lane.counted_state_bytes
         self._framed.pop(lane, None)
+        self.deliveries.forget(lane.channel)
         del self._lanes[name]
         self.hub.drop(name)
         self._bus.unsubscribe(name)

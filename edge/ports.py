@@ -48,6 +48,9 @@ class Bus(Protocol):
     def unsubscribe(self, channel: str) -> None:
         """Stop getting publications of `channel`. Some may still arrive."""
 
+    def hold(self, is_held: bool) -> None:  # noqa: FBT001  (it is all that there is to say)
+        """Take no more publications in until it is called with False: there is enough to do. Some may still arrive."""
+
     async def read(self, channel: str, count: int, skip: int = 0) -> ChannelHistory:
         """Read the newest `count` publications before the newest `skip`; fewer come where the bus holds fewer.
 

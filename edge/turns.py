@@ -58,23 +58,9 @@ class Turns:
         """Have `work` done now and in turns to come, until it returns True. It looks at `is_over` itself. Raises what it raises."""
         if work():
             return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def go_on() -> None:
-            if done.done():
-                return  # Nobody waits for it any more.
-            try:
-                is_done = work()
-            except Exception as error:  # noqa: BLE001  (it is whoever waits who must know)
-                done.set_exception(error)
-                return
-            if is_done:
-                done.set_result(None)
-            else:
-                self.later(go_on, cost)
-
-        self.later(go_on, cost)
-        await done
+        rest = _Rest(self, work, cost)
+        self.later(rest.go_on, cost)
+        await rest.done
 
     def _begin(self) -> None:
         """A new turn: those who wait go first. What they hand in again waits for the turn after it."""
@@ -83,6 +69,35 @@ class Turns:
         while due and not self.is_over():
             due -= 1
             heapq.heappop(self._waiting)[2]()
+
+
+class _Rest:
+    """Work of which some is left.
+
+    A function that hands itself in again would be a circle, and garbage to be collected.
+    """
+
+    __slots__ = ("_cost", "_turns", "_work", "done")
+
+    def __init__(self, turns: Turns, work: Callable[[], bool], cost: int) -> None:
+        self._turns = turns
+        self._work = work
+        self._cost = cost
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def go_on(self) -> None:
+        """Do some more of it."""
+        if self.done.done():
+            return  # Nobody waits for it any more.
+        try:
+            is_done = self._work()
+        except Exception as error:  # noqa: BLE001  (it is whoever waits who must know)
+            self.done.set_exception(error)
+            return
+        if is_done:
+            self.done.set_result(None)
+        else:
+            self._turns.later(self.go_on, self._cost)
 
 
 def _soon(callback: Callable[[], None]) -> None:

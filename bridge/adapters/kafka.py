@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from bridge.adapters.kafka_headers import headers_of
 from bridge.adapters.kafka_identity import TopicIdentities
 from bridge.core.flow import Flow, Hold
 from bridge.core.record import Partition, Record
@@ -362,12 +363,8 @@ def record_of(message: Message) -> Record:
         time_ms if kind else None,
         _bytes(message.key()),
         _bytes(message.value()),
-        _headers(message.headers()),
+        headers_of(message),
     )
-
-
-def _headers(headers: Any) -> tuple[tuple[str, bytes | None], ...]:
-    return tuple((name, _bytes(value)) for name, value in headers) if headers else ()
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

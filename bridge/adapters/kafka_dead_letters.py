@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -15,7 +16,7 @@ from confluent_kafka.cimpl import NewTopic
 from bridge.core.letter import DeadLetter
 from bridge.ports import LetterAnswer
 from shared.errors import ConfigurationError
-from shared.telemetry import Log
+from shared.telemetry import Log, Throttle
 
 MAX_CREATED_MESSAGE_BYTES = 67_108_864
 """What a topic that the bridge creates takes: a record as large as its own topic allows, and our headers."""
@@ -75,13 +76,16 @@ class KafkaDeadLetters:
         self._producer: Producer | None = None
         self._admin: AdminClient | None = None
         self._answers: list[LetterAnswer] = []
-        self._broken = ""
+        self._broken: KafkaError | None = None
         """What ended the present producer for good."""
         self._ready: set[str] = set()
         self._asked: dict[str, Future[Any]] = {}
         self._created: dict[str, Future[Any]] = {}
+        self._begun: dict[int, DeadLetter] = {}
+        """Letters that the present producer has."""
         self._waiting: dict[str, list[_Sent]] = {}
         """Letters whose topic is not known to be there."""
+        self._throttle = Throttle(60, clock=time.monotonic)
         self._log = Log("bridge.dead_letters")
 
     def __repr__(self) -> str:
@@ -98,6 +102,11 @@ class KafkaDeadLetters:
     def send(self, number: int, letter: DeadLetter) -> None:
         """See `bridge.ports.DeadLetters`."""
         topic = letter.topic
+        try:
+            self._open()
+        except KafkaException as error:  # Rules that were reloaded may be the first ones to want a producer.
+            self._answers.append(LetterAnswer(number, f"Kafka properties: {_told(error)}"))
+            return
         if topic in self._ready:
             self._produce(number, letter)
             return
@@ -112,9 +121,9 @@ class KafkaDeadLetters:
         for topic in [topic for topic, future in self._created.items() if future.done()]:
             self._on_created(topic, self._created.pop(topic))
         if self._producer is not None:
-            self._producer.poll(0)
+            self._serve(self._producer, 0)
         if self._broken:
-            self._renew()
+            self._renew(self._broken.str())
         answers, self._answers = self._answers, []
         return answers
 
@@ -125,7 +134,7 @@ class KafkaDeadLetters:
         self._waiting.clear()
         if self._producer is not None:
             self._producer.purge()
-            self._producer.flush(_CLOSE_TIMEOUT_S)
+            self._serve(self._producer, _CLOSE_TIMEOUT_S)
         self._producer = self._admin = None
 
     # Topics.
@@ -208,6 +217,7 @@ class KafkaDeadLetters:
     def _produce(self, number: int, letter: DeadLetter, *, with_time: bool = True) -> None:
         producer, _ = self._open()
         record = letter.record
+        self._begun[number] = letter
         try:
             producer.produce(
                 letter.topic,
@@ -218,7 +228,7 @@ class KafkaDeadLetters:
                 timestamp=record.timestamp_ms or 0 if with_time else 0,
             )
         except BufferError:
-            self._answers.append(LetterAnswer(number, "the producer's queue is full"))
+            self._answer(LetterAnswer(number, "the producer's queue is full"))
         except KafkaException as error:
             self._on_delivered(number, letter, error.args[0], None)
 
@@ -226,7 +236,7 @@ class KafkaDeadLetters:
         if error is None:
             size = len(letter.record.value or b"")
             note = f"its value of {size} bytes is left out: it is more than {letter.topic} takes" if letter.leaves_value_out else ""
-            self._answers.append(LetterAnswer(number, note=note))
+            self._answer(LetterAnswer(number, note=note))
             return
         code = error.code()
         if code in _TOO_LARGE and not letter.leaves_value_out:
@@ -238,18 +248,40 @@ class KafkaDeadLetters:
             return
         if code in _NO_SUCH_TOPIC:
             self._ready.discard(letter.topic)
-        if error.fatal():
-            self._broken = error.str()
-        self._answers.append(LetterAnswer(number, _problem(letter, error), code in _NEVER or code in _TOO_LARGE))
+        self._on_error(error)
+        # What was still to be written when the producer ended tells nothing but that.
+        reason = self._broken or error
+        self._answer(LetterAnswer(number, _problem(letter, reason), code in _NEVER or code in _TOO_LARGE))
 
-    def _renew(self) -> None:
+    def _answer(self, answer: LetterAnswer) -> None:
+        self._begun.pop(answer.number, None)
+        self._answers.append(answer)
+
+    def _serve(self, producer: Producer, timeout_s: float) -> None:
+        """Take its answers; with a time-out, until all are there or that is over. What ends a producer for good is raised here, once."""
+        try:
+            if timeout_s:
+                producer.flush(timeout_s)
+            else:
+                producer.poll(0)
+        except KafkaException as error:
+            self._on_error(error.args[0])
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() and (self._broken is None or self._broken.code() == KafkaError._FATAL):  # noqa: SLF001
+            self._broken = error
+
+    def _renew(self, reason: str) -> None:
         """An idempotent producer that met a fatal error is of no use any more. What it had is answered as failed."""
-        self._log.error("the producer of dead letters begins anew", reason=self._broken)
+        if self._throttle.admit("broken") is not None:
+            self._log.error("the producer of dead letters begins anew", reason=reason)
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
-            producer.flush(_CLOSE_TIMEOUT_S)
-        self._broken = ""
+            self._serve(producer, _CLOSE_TIMEOUT_S)
+        for number, letter in list(self._begun.items()):  # It ended without a word about them.
+            self._answer(LetterAnswer(number, f"{letter.topic}: {reason}"))
+        self._broken = None
 
 
 def _problem(letter: DeadLetter, error: KafkaError) -> str:

@@ -12,7 +12,8 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from bridge.adapters.kafka_dead_letters import producer_properties
-from bridge.core.letter import MARK, Headers, LetterFacts, read_letter, replay_headers
+from bridge.adapters.kafka_headers import headers_of
+from bridge.core.letter import MARK, LetterFacts, read_letter, replay_headers
 from bridge.core.record import Record
 from shared.errors import ConfigurationError, DistributaryError
 
@@ -131,7 +132,7 @@ class LetterReader:
 
     def _scan(self, places: list[TopicPartition]) -> Iterator[Letter | Mark]:
         for message in self._read(places):
-            headers = _headers(message)
+            headers = headers_of(message)
             if any(name == MARK for name, _ in headers):
                 mark = _mark(message)
                 if mark is not None:
@@ -339,12 +340,7 @@ def _record(message: Message) -> Record:
     kind, time_ms = message.timestamp()
     value = message.value()
     key = message.key()
-    return Record(place.topic, place.partition, place.offset, time_ms if kind else None, _bytes(key), _bytes(value), _headers(message))
-
-
-def _headers(message: Message) -> Headers:
-    found: Any = message.headers()
-    return tuple((name, _bytes(value)) for name, value in found) if found else ()
+    return Record(place.topic, place.partition, place.offset, time_ms if kind else None, _bytes(key), _bytes(value), headers_of(message))
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

@@ -30,7 +30,7 @@ dead_letters = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
-    help="Look at records that routes with `on_error: dead-letter` could not handle, and play them again. docs/operations.md, section 7.",
+    help="Look at records that routes with `on_error: dead-letter` could not handle, and play them again. docs/operations.md, section 10.",
 )
 
 Servers = Annotated[

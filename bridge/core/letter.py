@@ -30,8 +30,8 @@ MARK = "distributary.replayed"
 """The header of a mark: a record on a dead-letter topic that says that a letter (its value) was replayed."""
 
 MAX_ERROR_CHARACTERS = 2_000
-MAX_ITEMS = 100
-MAX_ITEM_CHARACTERS = 100
+MAX_ITEMS = 2_000
+MAX_ITEMS_BYTES = 16_384
 TOPIC_PLACE = "{topic}"
 MAX_TOPIC_CHARACTERS = 249
 """Kafka's own bound."""
@@ -98,7 +98,7 @@ def make_letter(record: Record, problems: Sequence[RecordProblem], origin: Origi
     first = problems[0]
     place = first.dead_letters or DeadLetterTopic()
     failed = sum(problem.items for problem in problems)
-    items = _items_of(problems)
+    items = _items_of(problems, failed)
     texts = [
         (BLOCK, "1"),
         ("distributary.version", origin.version),
@@ -110,7 +110,7 @@ def make_letter(record: Record, problems: Sequence[RecordProblem], origin: Origi
         ("distributary.group", origin.group),
         ("distributary.route", first.route),
         ("distributary.error", (first.reason or first.message)[:MAX_ERROR_CHARACTERS]),
-        ("distributary.items", "" if items is None else msgspec.json.encode(items).decode(errors="replace")),
+        ("distributary.items", items),
         ("distributary.failed", str(failed)),
         ("distributary.at", datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")),
     ]
@@ -118,12 +118,16 @@ def make_letter(record: Record, problems: Sequence[RecordProblem], origin: Origi
     return DeadLetter(record, place.of(record.topic), first.route, added, place.create)
 
 
-def _items_of(problems: Sequence[RecordProblem]) -> list[int | str] | None:
-    """The places of the items that failed; None where it was the whole record, or where they are too many (or too long) to be listed."""
-    items = [problem.item for problem in problems if problem.item is not None]
-    if len(items) != sum(problem.items for problem in problems) or len(items) > MAX_ITEMS:
-        return None
-    return None if any(isinstance(item, str) and len(item) > MAX_ITEM_CHARACTERS for item in items) else items
+def _items_of(problems: Sequence[RecordProblem], failed: int) -> str:
+    """The places of the items that failed, as JSON; nothing where it was the whole record, or where not all can be listed."""
+    places = [place for problem in problems for place in problem.places]
+    if len(places) != failed or len(places) > MAX_ITEMS:
+        return ""
+    try:
+        text = msgspec.json.encode(places)
+    except (msgspec.MsgspecError, UnicodeEncodeError):  # Half of a surrogate pair.
+        return ""
+    return text.decode() if len(text) <= MAX_ITEMS_BYTES else ""
 
 
 class LetterFacts(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from bridge.core.cardinality import ChannelCap, TooManyChannelsError
 from bridge.core.decoding import Decoder, SchemaUnavailableError
 from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.expression import EvaluationError, Expression, describe, is_true
-from bridge.core.letter import Replay
+from bridge.core.letter import MAX_ITEMS, Replay
 from bridge.core.marks import UNMARKED, Marked, marker
 from bridge.core.record import Record
 from bridge.core.ruleset import CompiledRules, Route
@@ -255,6 +255,7 @@ class _RouteRunner:
         where, names_of, mark, content_type = self._where, self._names, self._mark, self.content_type
         payload_of = self._payload_of or _encoded_item
         told = 0
+        more: list[int | str] = []
         only = visit.only
         for index, item in _items(self._split(scope)):
             if only is not None and index not in only:
@@ -271,11 +272,12 @@ class _RouteRunner:
             except EvaluationError as error:
                 self._count(visit, error)
                 told += 1
-                if told <= MAX_PROBLEMS_A_ROUTE:
-                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", index)
-        if told > MAX_PROBLEMS_A_ROUTE:
-            more = told - MAX_PROBLEMS_A_ROUTE
-            self._tell(visit, f"{more} more items have problems", items=more)
+                if told > MAX_PROBLEMS_A_ROUTE:
+                    more.append(index)
+                else:
+                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", (index,))
+        if more:
+            self._tell(visit, f"{len(more)} more items have problems", tuple(more[:MAX_ITEMS]), items=len(more))
 
     @staticmethod
     def _count(visit: _Visit, error: EvaluationError) -> None:
@@ -305,11 +307,11 @@ class _RouteRunner:
             else:
                 drafts.append(Draft(name, payload, content_type, index, settings, route_name, *marked))
 
-    def _tell(self, visit: _Visit, what: str, item: int | str | None = None, *, items: int = 1) -> None:
+    def _tell(self, visit: _Visit, what: str, places: tuple[int | str, ...] = (), *, items: int = 1) -> None:
         route = self.route
         message = f"{visit.record.where}: route {route.name}: {what}"
         place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
-        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, item, items, place))
+        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, places, items, place))
 
 
 class _TooMuchError(EvaluationError):

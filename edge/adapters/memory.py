@@ -179,6 +179,9 @@ class MemoryBus:
         self._wanted.pop(channel, None)
         self._subscribed.discard(channel)
 
+    def hold(self, is_held: bool) -> None:  # noqa: FBT001  (see the port)
+        """See `edge.ports.Bus`: what arrives here was asked for."""
+
     async def read(self, channel: str, count: int, skip: int = 0) -> ChannelHistory:
         """See `edge.ports.Bus`."""
         return await self._read(channel, count, lambda held: held[max(0, len(held) - skip - count) : max(0, len(held) - skip)])

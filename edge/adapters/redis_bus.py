@@ -108,6 +108,11 @@ class RedisBus:
         with contextlib.suppress(BusUnavailableError):  # Where it lives nowhere now, nobody is asked for it either.
             self._link_of(channel).unsubscribe(channel)
 
+    def hold(self, is_held: bool) -> None:  # noqa: FBT001  (see the port)
+        """See `edge.ports.Bus`."""
+        for link in self._placement.links:
+            link.hold(is_held)
+
     async def read(self, channel: str, count: int, skip: int = 0) -> ChannelHistory:
         """See `edge.ports.Bus`."""
         return await self._read(channel, -count - skip, -1 - skip, count)

@@ -134,6 +134,14 @@ class RedisConnection(asyncio.Protocol):
             raise BusUnavailableError(msg)
         self._transport.write(packed)
 
+    def hold(self, is_held: bool) -> None:  # noqa: FBT001  (see `edge.ports.Bus`)
+        """Leave what comes where it is, in the kernel and at the server; or take it in again."""
+        if self._transport is not None and not self.lost.done():
+            if is_held:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
     def close(self) -> None:
         """Give the connection up."""
         if self._transport is not None:

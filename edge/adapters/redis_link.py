@@ -213,6 +213,11 @@ class Link:
             raise BusUnavailableError(msg)
         return stored[:INCARNATION_BYTES], found
 
+    def hold(self, is_held: bool) -> None:  # noqa: FBT001  (see `edge.ports.Bus`)
+        """Take in no publications, or take them in again."""
+        if self._pubsub is not None:
+            self._pubsub.hold(is_held)
+
     def watch_beats(self) -> None:
         """Where no bridge was heard for too long, read what is in use: a link can be up and deliver nothing."""
         now = self._owner.now()

@@ -189,6 +189,10 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         """The connection is gone. Not a moment later may anything be written to it: that would be an error amid a fan-out."""
         self._stop()
+        # Without these circles all of it is freed now: the garbage collector would find it late, or never (edge/garbage.py).
+        self.session = None
+        if self._ws is not None:
+            self._ws.parser.close()
         if self in self._all.open:
             del self._all.open[self]
             self._all.counter.leave(self._address)

@@ -110,6 +110,17 @@ def test_the_record_is_put_aside_once_with_its_items_and_everything_else_goes_on
     assert pipeline.tally.dead_letters == {"each": 1}
 
 
+def test_of_many_items_all_are_listed():
+    world = World()
+    world.produce(*[BAD if number % 3 else GOOD for number in range(300)])
+    pipeline, _ = world.bridge()
+    world.steps(pipeline)
+    [letter] = world.letters.topics[DLT]
+    facts = read_letter(letter.headers)
+    assert facts is not None
+    assert facts.items == tuple(number for number in range(300) if number % 3)
+
+
 def test_one_letter_a_route():
     world = World(RULES.replace(b'channel: "all",', b'channel: "{value.no}", on_error: dead-letter,'))
     world.produce(BAD)

@@ -18,6 +18,7 @@ from edge.adapters.memory import MemoryBus, MemoryStore
 from edge.core.delivery import Mode
 from edge.core.limits import Limits
 from edge.core.variant import Dialect
+from edge.deliveries import Deliveries
 from edge.node import ITEM_BYTES, Node
 from edge.pacer import Pacer
 from shared.bus.push import Keep, Outcome, Push, Pushed, Source
@@ -51,7 +52,8 @@ def kind_of(channel: str) -> Kind:
 class Edge:
     """One edge process and its link to the store."""
 
-    def __init__(self, simulation: Simulation, limits: Limits) -> None:
+    def __init__(self, simulation: Simulation, limits: Limits, *, is_hurried: bool = False) -> None:
+        """`is_hurried`: it has time for one channel a turn, and its turns, too, wait at a gate."""
         self._loop = simulation.loop
         self.bus = MemoryBus(simulation.store, gate=self._gate)
         self.bus.is_held = True
@@ -60,6 +62,8 @@ class Edge:
         self.has_lost = False
         """Whether something was lost that only a look at the bus can show."""
         self.node = Node(self.bus, limits, clock=self._loop.time, now_ms=lambda: simulation.time_ms, random=random.Random(1).random)
+        if is_hurried:
+            self.node.deliveries = Deliveries(self._loop.time, self.bus.hold, soon=self._turn, slice_s=0, look_after=1)
         self.bus.attach(self.node)
 
     def let(self, index: int) -> None:
@@ -68,6 +72,11 @@ class Edge:
             _, future = self.gates.pop(index % len(self.gates))
             if not future.done():
                 future.set_result(None)
+
+    def _turn(self, begin: Callable[[], None]) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        future.add_done_callback(lambda _: begin())
+        self.gates.append(("turn", future))
 
     async def _gate(self, stage: str) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
@@ -87,7 +96,7 @@ class Simulation:
         self.time_ms = 1_700_000_000_000
         self.limits = limits
         self.clients: list[ReferenceClient] = []
-        self.edges = [Edge(self, limits) for _ in range(edges)]
+        self.edges = [Edge(self, limits, is_hurried=number % 2 == 1) for number in range(edges)]
         self._values = itertools.count(1)
         self._kafka_offsets = itertools.count()
 

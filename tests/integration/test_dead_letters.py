@@ -131,7 +131,7 @@ def letter_to(
     topic: str, *, value: bytes | None = b"v", key: bytes | None = None, time_ms: int | None = NOW_MS, create: bool = True
 ) -> DeadLetter:
     record = Record("source", 0, 7, time_ms, key, value)
-    problem = RecordProblem("r", OnError.DEAD_LETTER, "bad", "bad", None, 1, DeadLetterTopic(topic, create))
+    problem = RecordProblem("r", OnError.DEAD_LETTER, "bad", "bad", (), 1, DeadLetterTopic(topic, create))
     return make_letter(record, [problem], Origin("1", "g", "c"), 0)
 
 

@@ -42,7 +42,7 @@ class Letters:
         answers = []
         for number in range(first, first + count):
             record = Record(self.topic, 0, number, NOW_MS, b"k%d" % number, b'{"n":%d}' % number, (("own", b"1"),))
-            problem = RecordProblem(route, OnError.DEAD_LETTER, "", f"bad {number}", None, 1, DeadLetterTopic())
+            problem = RecordProblem(route, OnError.DEAD_LETTER, "", f"bad {number}", (), 1, DeadLetterTopic())
             letters.send(number, make_letter(record, [problem], Origin("1", GROUP, cluster or self.kafka.cluster_id), at_s + number))
 
         def all_written() -> bool:

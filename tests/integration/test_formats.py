@@ -22,6 +22,7 @@ from shared.bus.layout import BusLayout
 from tests.conftest import StartProject, StartRedis
 from tests.rig.kafka_server import KafkaCluster
 from tests.rig.process import Process
+from tests.rig.raw_producer import RawProducer
 from tests.rig.redis_server import RedisServer
 from tests.rig.schema_registry import FakeRegistry
 from tests.rig.wait import wait_until
@@ -135,6 +136,23 @@ routes:
         {"n": 4, "key": "eyJpZCI6N30=", "h": None, "binary": None},
     ]
     wait_until(lambda: kafka.committed(f"group-{topic}", topic) == 5, what="the tombstone committed too")
+
+
+def test_headers_whose_names_are_no_text(kafka: KafkaCluster, topic: str, bridge: Bridge):
+    with RawProducer(kafka.bootstrap_servers) as producer:
+        producer.send(topic, b'{"n":1}', [(b"\xff\xfe", b"x"), (b"h", b"good"), (b"\xc3", b"\xff"), (b"none", None)])
+        producer.send(topic, b'{"n":2}', [(b"h", b"good")])
+    rules = f"""
+version: 1
+sources: [{{name: s, topics: [{topic}]}}]
+routes:
+  - {{name: r, channel: c, kind: stream, project: {{n: item.n, headers: headers}}}}
+"""
+    process = bridge.run(rules, topic)
+    assert [json.loads(payload) for payload in bridge.wait_for("c", 2, process)] == [
+        {"n": 1, "headers": {"\ufffd": None, "h": "good", "none": None}},
+        {"n": 2, "headers": {"h": "good"}},
+    ]
 
 
 ORDER: Any = {"type": "record", "name": "Order", "fields": [{"name": "id", "type": "long"}, {"name": "state", "type": "string"}]}

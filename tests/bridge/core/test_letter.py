@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from bridge.core.draft import OnError, RecordProblem
 from bridge.core.letter import (
     MAX_ERROR_CHARACTERS,
-    MAX_ITEMS,
     DeadLetterTopic,
     Headers,
     Origin,
@@ -22,11 +21,11 @@ from bridge.core.record import Record
 
 ORIGIN = Origin(version="1.2", group="g", cluster="c1")
 headers = st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=20)), max_size=4).map(tuple)
-items = st.integers(0, 2**31) | st.text(max_size=90)
+items = st.integers(0, 2**31) | st.text(max_size=20)
 
 
-def problem(item: int | str | None = None, reason: str = "it is bad", count: int = 1) -> RecordProblem:
-    return RecordProblem("route-1", OnError.DEAD_LETTER, f"t[3]@7: {reason}", reason, item, count, DeadLetterTopic())
+def problem(*places: int | str, reason: str = "it is bad", count: int = 1) -> RecordProblem:
+    return RecordProblem("route-1", OnError.DEAD_LETTER, f"t[3]@7: {reason}", reason, places, count, DeadLetterTopic())
 
 
 def record(own: tuple[tuple[str, bytes | None], ...] = ()) -> Record:
@@ -47,7 +46,7 @@ def test_the_record_is_unchanged_and_its_place_is_told(own: Headers, key: bytes 
     assert facts.at.timestamp() == 0.5
 
 
-@given(st.lists(items, min_size=1, max_size=MAX_ITEMS, unique=True))
+@given(st.lists(items, min_size=1, max_size=40, unique=True))
 def test_its_items_are_listed_and_come_again_alone(places: list[int | str]):
     letter = make_letter(record(), [problem(item) for item in places], ORIGIN, 0)
     facts = read_letter(letter.headers)
@@ -62,6 +61,13 @@ def test_where_not_all_items_are_known_the_whole_record_comes_again():
     assert facts is not None
     assert (facts.items, facts.failed) == (None, 4)
     assert replay_of(replay_headers(facts, "l:0:1")) == Replay("g", "route-1", None)
+
+
+def test_what_is_too_much_to_be_listed_is_left_out():
+    many = tuple(f"{'x' * 100}{number}" for number in range(500))
+    facts = read_letter(make_letter(record(), [problem(*many, count=500)], ORIGIN, 0).headers)
+    assert facts is not None
+    assert (facts.items, facts.failed) == (None, 500)
 
 
 def test_a_letter_of_a_replayed_record_tells_the_newest_place_and_is_replayed_with_one_set_of_headers():

@@ -1,0 +1,106 @@
+"""Writing takes a bounded time of a turn; the rest follows in order, and the bus waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from edge.core.hub import Channel, Hub
+from edge.core.variant import Dialect
+from edge.deliveries import Deliveries
+from tests.edge.builders import Reader, full, history, step, value, variant
+
+
+class Slow:
+    """Channels with one reader each, whose every write takes a second."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.now = 0.0
+        self.held: list[bool] = []
+        self.turns: list[Callable[[], None]] = []
+        self.deliveries = Deliveries(lambda: self.now, self.held.append, soon=self.turns.append, slice_s=1.5, look_after=1)
+        hub = Hub(ring_items=10, ring_bytes=10_000)
+        self.channels = [hub.open(f"c:{number}") for number in range(count)]
+        self.readers: list[Reader] = []
+        for channel in self.channels:
+            channel.stream.refill(history(1, 1), asked=1, most=10)
+            reader = Reader(channel, variant(Dialect.JSON_NAMED), in_step=True)
+            channel.rewrite(reader.subscription, self._slowly(reader.writes))
+            self.readers.append(reader)
+
+    def _slowly(self, writes: list[bytes]) -> Callable[[bytes], None]:
+        def write(frames: bytes) -> None:
+            self.now += 1
+            writes.append(frames)
+
+        return write
+
+    def publish(self, offset: int) -> None:
+        """One read of the bus, with a publication of each channel."""
+        for channel in self.channels:
+            self.deliveries.add(channel, step(channel.stream, full(offset, value(offset))))
+        self.deliveries.go_on()
+
+    def next_turn(self) -> None:
+        """Let the event loop go round."""
+        turns, self.turns[:] = list(self.turns), []
+        for begin in turns:
+            begin()
+
+    @property
+    def written(self) -> list[list[int]]:
+        """How many publications each write of each channel had."""
+        return [[write.count(b'"publication"') for write in reader.writes] for reader in self.readers]
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+def test_what_has_time_is_written_at_once():
+    quick = Slow(2)
+    quick.publish(2)
+    assert quick.written == [[1], [1]]
+    assert quick.held == []
+
+
+def test_the_rest_is_written_in_the_next_turn_and_the_bus_waits_for_it(slow: Slow):
+    slow.publish(2)
+    assert (slow.written, slow.held) == ([[1], [1], []], [True])
+    slow.next_turn()
+    assert (slow.written, slow.held) == ([[1], [1], [1]], [True, False])
+
+
+def test_a_second_read_in_one_turn_has_no_time_of_its_own(slow: Slow):
+    slow.publish(2)
+    slow.publish(3)
+    assert slow.written == [[1], [1], []]
+
+
+def test_what_comes_meanwhile_is_joined_in_order(slow: Slow):
+    slow.publish(2)
+    slow.publish(3)
+    slow.next_turn()
+    slow.next_turn()
+    assert slow.written == [[1, 1], [1, 1], [2]]
+    last = slow.readers[2].writes[0]
+    assert last.index(b'"offset":2') < last.index(b'"offset":3')
+    assert (len(slow.deliveries), slow.held) == (0, [True, False])
+
+
+def test_a_flush_writes_one_channel_now_and_once(slow: Slow):
+    slow.publish(2)
+    slow.deliveries.flush(slow.channels[2])
+    assert slow.written == [[1], [1], [1]]
+    slow.next_turn()
+    assert slow.written == [[1], [1], [1]]
+
+
+def test_what_is_forgotten_is_not_written(slow: Slow):
+    slow.publish(2)
+    channel: Channel = slow.channels[2]
+    slow.deliveries.forget(channel)
+    slow.next_turn()
+    assert slow.written == [[1], [1], []]
