@@ -74,6 +74,7 @@ class Subscription:
         self._is_waiting = False
         self._state: dict[str, Publication] = {}
         self._is_whole = False
+        self._is_keyed = False
         self._taken: Position | None = None
         """Of the last publication that the application took, until it is acknowledged."""
 
@@ -150,7 +151,7 @@ class Subscription:
         position = handled.position if isinstance(handled, Publication) else handled
         if self._feed is None or self._is_closed:
             raise self._closed()
-        if self._acked is None or self._acked.epoch != position.epoch or self._acked.offset < position.offset:
+        if self._is_keyed or self._acked is None or self._acked.epoch != position.epoch or self._acked.offset < position.offset:
             self._acked = position
             if self._is_ack:
                 self._position = position
@@ -188,7 +189,7 @@ class Subscription:
         self._is_waiting = True
         try:
             item = await feed.get()
-            while isinstance(item, Whole) or (item is not None and self._is_acked(item.position)):
+            while isinstance(item, Whole) or (item is not None and item.key is None and self._is_acked(item.position)):
                 if isinstance(item, Whole):
                     self._on_whole(item)
                     if until_whole:
@@ -201,6 +202,7 @@ class Subscription:
         self._taken = item.position
         if not self._is_ack:
             self._position = item.position
+        self._is_keyed = item.key is not None
         if item.key is not None:
             self._keep(item, item.key)
         return item
