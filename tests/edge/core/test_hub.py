@@ -78,6 +78,51 @@ class TestDeliver:
         channel.remove(stays.subscription)
         assert (channel.subscribers, channel.groups) == (0, {})
 
+    def test_whoever_comes_leaves_or_writes_elsewhere_counts_from_the_next_publication_on(self, channel: Channel):
+        first, second = Reader(channel, wanted(), in_step=True), Reader(channel, wanted(), in_step=True)
+        channel.remove(second.subscription)
+        publish(channel, 2)
+        third, behind = Reader(channel, wanted(), in_step=True), Reader(channel, wanted(), in_step=False)
+        publish(channel, 3)
+        elsewhere: list[bytes] = []
+        channel.rewrite(first.subscription, elsewhere.append)
+        publish(channel, 4)
+        publish(channel, 5)
+        channel.remove(first.subscription)
+        channel.remove(behind.subscription)
+        publish(channel, 6)
+        other = Reader(channel, wanted(DeltaFormat.NONE), in_step=True)
+        publish(channel, 7)
+        everybody = (first.writes, elsewhere, second.writes, third.writes, behind.writes, other.writes)
+        got = [[frame["offset"] for write in writes for frame in frames(write)] for writes in everybody]
+        assert got == [[2, 3], [4, 5], [], [3, 4, 5, 6, 7], [3, 4, 5], [7]]
+
+    def test_one_at_its_own_pace_is_told_from_the_next_publication_on(self, channel: Channel):
+        reader, paced = Reader(channel, wanted(), in_step=True), Poked()
+        publish(channel, 2)
+        channel.add_paced(paced)
+        publish(channel, 3)
+        channel.remove_paced(paced)
+        publish(channel, 4)
+        assert (len(reader.writes), paced.pokes) == (3, 1)
+
+
+class Poked:
+    """One at its own pace that only counts."""
+
+    def __init__(self) -> None:
+        self.pokes = 0
+
+    def poke(self) -> None:
+        """See `edge.core.hub.Paced`."""
+        self.pokes += 1
+
+    def on_gap(self, gap: Gap) -> None:
+        """See `edge.core.hub.Paced`."""
+
+    def on_too_large(self, why: str) -> None:
+        """See `edge.core.hub.Paced`."""
+
 
 class TestGap:
     GAP = Gap("history_trimmed", Missed(2, 4))
