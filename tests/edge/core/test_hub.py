@@ -97,6 +97,30 @@ class TestDeliver:
         got = [[frame["offset"] for write in writes for frame in frames(write)] for writes in everybody]
         assert got == [[2, 3], [4, 5], [], [3, 4, 5, 6, 7], [3, 4, 5], [7]]
 
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_after_a_publication_one_can_write_elsewhere_hear_of_a_gap_and_leave(self, channel: Channel, count: int):
+        readers = [Reader(channel, wanted(), in_step=True) for _ in range(count)]
+        publish(channel, 2)
+        elsewhere: list[bytes] = []
+        channel.rewrite(readers[0].subscription, elsewhere.append)
+        publish(channel, 3)
+        refill = channel.stream.refill([], asked=1, most=10)
+        assert refill.gap is not None
+        channel.tell_gap(refill.gap, refill.steps)
+        publish(channel, 1)
+        assert [frames(write)[0].get("base") for write in elsewhere] == [2, None, None]
+        publish(channel, 2)
+        channel.remove(readers[0].subscription)
+        publish(channel, 3)
+        assert (len(readers[0].writes), len(elsewhere)) == (1, 4)
+
+    def test_after_a_publication_all_can_be_ended(self, channel: Channel):
+        reader = Reader(channel, wanted(), in_step=True)
+        publish(channel, 2)
+        channel.tell_too_large("its state is too large")
+        publish(channel, 3)
+        assert len(reader.writes) == 1
+
     def test_one_at_its_own_pace_is_told_from_the_next_publication_on(self, channel: Channel):
         reader, paced = Reader(channel, wanted(), in_step=True), Poked()
         publish(channel, 2)
