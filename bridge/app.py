@@ -189,7 +189,7 @@ class _App:
         GCCollector(registry=registry)
         chain, records = self._chain, self._records
         registry.register(
-            PipelineCollector(self.pipeline, cache_bytes=lambda: chain.bytes_held, kafka_is_away=lambda: records.is_away),
+            PipelineCollector(self.pipeline, bases=chain, kafka_is_away=lambda: records.is_away),
         )
         registry.register(RulesCollector(lambda: self._rules_file.state))
         return registry

@@ -32,8 +32,8 @@ MAX_HTTP_BYTES = 1_048_576
 MAX_ENTRIES = 8_192
 """Connections whose request has not come, or that wait for their turn. More are cut."""
 PUMP_S = 0.005
-REQUEST_COST = 200
-"""By it (`edge.turns`) newcomers let the frames of those who are in go first."""
+REQUEST_COST = 2_000
+"""By it (`edge.turns`) newcomers let the frames of those who are in go first, up to 2 s long."""
 
 _PATH = PATH.encode()
 

@@ -16,9 +16,13 @@ routes: [{name: a, channel: a}]
 """
 
 
+class Bases:
+    hits, misses, bytes_held = 3, 1, 1000
+
+
 def samples(pipeline: Pipeline, **labels: str) -> list[Sample]:
     """What a scrape of this pipeline gives."""
-    collector = PipelineCollector(pipeline, cache_bytes=lambda: 1000, kafka_is_away=lambda: False)
+    collector = PipelineCollector(pipeline, bases=Bases(), kafka_is_away=lambda: False)
     return [(sample.name, sample.labels | labels, sample.value) for family in collector.collect() for sample in family.samples]
 
 
@@ -44,6 +48,7 @@ def test_everything_is_read_from_the_metrics_of_one_process():
     assert (stats.records, stats.record_bytes, stats.publications, stats.unchanged) == (10, 1000, 6, 10)
     assert (stats.problems, stats.dead_letters, stats.halted, stats.lag, stats.delta_cache_bytes) == (2, 3, 1, 7, 1000)
     assert stats.saving == 0.75
+    assert stats.hit_rate == 0.75
     assert stats.bus_is_up
     assert stats.kafka_is_up
     assert stats.workers is None
@@ -58,6 +63,7 @@ def test_workers_are_added_up_and_one_that_lacks_the_bus_shows():
     assert (stats.records, stats.publications, stats.lag, stats.halted, stats.workers) == (20, 12, 14, 2, 2)
     assert not stats.bus_is_up
     assert stats.routes["a"].publications == 8
+    assert (stats.base_hits, stats.base_misses) == (6, 2)
 
 
 def test_without_a_lag_it_is_unknown_and_not_0():
