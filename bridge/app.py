@@ -22,10 +22,11 @@ from bridge.adapters.rules_file import RulesFile
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import OnError
 from bridge.core.letter import Origin
+from bridge.core.limits import PipelineSettings, Time
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
 from bridge.dead_letters import DeadLetterQueue
-from bridge.pipeline import Pipeline, PipelineSettings, Time
+from bridge.pipeline import Pipeline
 from bridge.settings import BridgeSettings, check_settings
 from shared.bus.placement import place
 from shared.bus.publisher import BusPublisher

@@ -18,11 +18,14 @@ class Watched(Protocol):
     """What is shown of a pipeline."""
 
     tally: Tally
-    bus_away_since: float | None
     halted: dict[Partition, str]
     lag: int | None
     waiting_for_schema: int
     letters: DeadLetterQueue | None
+
+    @property
+    def bus_away_since(self) -> float | None:
+        """Since when the bus takes nothing."""
 
 
 class Bases(Protocol):

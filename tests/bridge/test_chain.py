@@ -8,7 +8,7 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.adapters.memory import MemoryBus, MemoryServer
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import ChannelSettings, Draft
 from shared import envelope

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
+from bridge.adapters.memory_kafka import MemoryRecords, MemoryTopics
 from bridge.adapters.metrics import PipelineCollector
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import OnError
+from bridge.core.limits import Time
 from bridge.core.routing import Router
 from bridge.core.stats import Rates, Sample, Stats, rates, read
-from bridge.pipeline import Pipeline, Time
+from bridge.pipeline import Pipeline
 from bridge.rules.load import parse_rules
 
 RULES = b"""
@@ -57,7 +59,7 @@ def test_everything_is_read_from_the_metrics_of_one_process():
 
 def test_workers_are_added_up_and_one_that_lacks_the_bus_shows():
     away = busy()
-    away.bus_away_since = 1.0
+    away._delivery.away_since = 1.0
     found = [*samples(busy(), worker="0"), *samples(away, worker="1"), ("distributary_bridge_workers", {}, 2.0)]
     stats = read(found, 1.0)
     assert (stats.records, stats.publications, stats.lag, stats.halted, stats.workers) == (20, 12, 14, 2, 2)
