@@ -22,8 +22,10 @@ from shared.publication import DeltaFormat, payload_hash
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """A delta's result may not be larger. Kafka's own records rarely come near."""
-ENTRY_BYTES = 600
-"""What an entry takes beside its key and payload, about: measured with keys of 10 bytes."""
+ENTRY_BYTES = 350
+"""What an entry takes beside its key and payload (measured, CPython 3.11, 100,000 keys: 290 to 330), without its frames."""
+FRAME_BYTES = 270
+"""What a frame that is kept takes beside its own bytes."""
 MAX_DELETIONS = 1_000
 """Kept in a state of few keys. A larger one keeps a tenth of its keys."""
 _SPARE = 64
@@ -58,11 +60,14 @@ class KeyedState:
         "_untidy",
         "bytes_held",
         "forgotten_up_to",
+        "frame_bytes",
     )
 
     def __init__(self, forgotten_up_to: int = 0) -> None:
         self.bytes_held = 0
         """Payloads, keys, and about what the entries take."""
+        self.frame_bytes = 0
+        """Frames of entries that were kept since they were last let go of."""
         self.forgotten_up_to = forgotten_up_to
         """Deletions up to this offset may be missing."""
         self._items: dict[bytes, KeyedItem] = {}
@@ -184,6 +189,8 @@ class KeyedState:
         is_new = are_made or not self._untidy
         self._untidy = len(self._log) + TIDIED if is_new else max(0, self._untidy - TIDIED)
         self._tidied = end
+        if end >= len(self._log):
+            self.frame_bytes = 0  # One round is over: what was made meanwhile in places passed already is not counted.
         return self._untidy > 0
 
     def _forget_deletions(self) -> None:
@@ -225,6 +232,10 @@ class KeyedLoad:
 
     def __repr__(self) -> str:
         return f"<KeyedLoad of {self.state!r} at {self.newest.offset}, {len(self._entries)} ahead>"
+
+    def __len__(self) -> int:
+        """How many entries are not in the state yet."""
+        return len(self._entries)
 
     @property
     def is_settled(self) -> bool:
