@@ -68,7 +68,7 @@ class Endpoint:
     def tick(self) -> None:
         """Pings and time-outs."""
         self.websockets.tick()
-        now = self.node.clock()
+        now = self.websockets.awake()
         for entry in list(self.entries):
             if entry.until > now:
                 break
@@ -182,7 +182,7 @@ class Entry(asyncio.Protocol):
             self._transport.abort()
             return
         endpoint.entries[self] = None
-        self.until = endpoint.node.clock() + endpoint.node.limits.connect_timeout_s
+        self.until = endpoint.websockets.awake() + endpoint.node.limits.connect_timeout_s
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
