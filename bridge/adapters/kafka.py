@@ -29,6 +29,7 @@ _ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
 _NO_SUCH_TOPIC = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION))  # noqa: SLF001
 _PROBE_INTERVAL_S = 2.0
 _PROBE_TIMEOUT_S = 0.5
+_LOOK_INTERVAL_S = 10.0
 
 _MOST_STASHED = 2_000
 """Records that wait for their topic's id before it is paused."""
@@ -57,6 +58,7 @@ class KafkaRecords:
         self._throttle = Throttle(60, clock=clock)
         self._clock = clock
         self._group = group
+        self._begins_early = start_from == "earliest"
         self._topics = list(topics)
         common = {"log_level": 2, "bootstrap.servers": bootstrap_servers, **properties}
         try:
@@ -70,6 +72,9 @@ class KafkaRecords:
         self._stash: list[Record] = []
         """Consumed before their topic was identified."""
         self._newest: dict[Partition, int] = {}
+        self._starts: dict[Partition, int] = {}
+        """Where partitions begin of which nothing came yet: without it all that was consumed before would count as lag."""
+        self._next_look = 0.0
         self._left: dict[Partition, int | None] = {}
         """Ours still, of topics that are not subscribed to any more; and the first record that came of them since."""
         self._fatal = ""
@@ -181,11 +186,14 @@ class KafkaRecords:
     def lag(self) -> int | None:
         """See `bridge.ports.Records`."""
         total = 0
-        for topic, number in self._flow.assigned:
-            low, high = self._watermarks(TopicPartition(topic, number))
-            if high < 0:
+        self._look_for_starts()
+        for partition in self._flow.assigned:
+            low, high = self._watermarks(TopicPartition(*partition))
+            newest = self._newest.get(partition)
+            start = self._starts.get(partition) if newest is None else newest + 1
+            if high < 0 or start is None:
                 return None
-            total += max(0, high - max(self._newest.get((topic, number), low - 1) + 1, low))
+            total += max(0, high - max(start, low))
         return total
 
     def close(self) -> None:
@@ -271,6 +279,7 @@ class KafkaRecords:
         self._flow.assign(partitions)
         for partition in partitions:
             self._newest.pop(partition, None)
+            self._starts.pop(partition, None)
             self._left.pop(partition, None)
         # Those that we had, too: a topic may have got more partitions, or have been made anew.
         self._identify_anew(topic for topic, _ in self._flow.assigned)
@@ -317,6 +326,25 @@ class KafkaRecords:
             self._log.warning("Kafka", error=error.name(), reason=error.str(), not_shown=silenced)
 
     # The rest.
+
+    def _look_for_starts(self) -> None:
+        """Ask Kafka where partitions begin of which nothing came yet; not for long, and not all the time."""
+        unknown = [place for place in self._flow.assigned if place not in self._newest and place not in self._starts]
+        if not unknown or self._is_away or self._clock() < self._next_look:
+            return
+        try:
+            found = self._consumer.committed([TopicPartition(*place) for place in unknown], timeout=_PROBE_TIMEOUT_S)
+        except KafkaException as error:
+            self._next_look = self._clock() + _LOOK_INTERVAL_S
+            self._log.debug("committed offsets cannot be had", reason=_told(error))
+            return
+        for place in found:
+            start = place.offset
+            if start < 0:
+                low, high = self._watermarks(place)
+                start = max(low, 0) if self._begins_early else high
+            if place.error is None and start >= 0:
+                self._starts[place.topic, place.partition] = start
 
     def _subscribe(self, topics: Sequence[str]) -> None:
         self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)

@@ -16,7 +16,10 @@ from shared.bus.layout import INCARNATION_BYTES, BusLayout
 from shared.bus.push import Outcome, Push, Pushed, source_id
 from shared.envelope import Envelope
 from shared.errors import BusUnavailableError, IncarnationError
-from shared.publication import ContentType, DeltaFormat
+from shared.publication import EPOCH_BYTES, ContentType, DeltaFormat
+
+_IDS_BETWEEN = 16
+"""So many ids are noted before some are forgotten again."""
 
 
 class _Channel:
@@ -33,6 +36,10 @@ class _Channel:
         """The envelope of each key's newest publication."""
         self.versions: dict[bytes, float] = {}
         self.ids: dict[bytes, int] = {}
+        self.ids_noted = 0
+        """Since some were forgotten."""
+        self.key_bytes = 0
+        """Of `keys`."""
         self.sources: dict[bytes, tuple[int, int]] = {}
 
     def base(self, push: Push) -> Envelope | None:
@@ -133,10 +140,12 @@ class MemoryServer:
         if channel is not None and _is_duplicate(channel, push):
             return Pushed(Outcome.DUPLICATE, channel.epoch, channel.offset)
         if channel is None or not channel.history or channel.is_keyed != (push.key is not None):
+            if (reason := _lacks_room(None, push)) is not None:
+                return Pushed(Outcome.FAILED, b"", 0, reason)
             return self._publish_first(channel, push, incarnation)
         outcome = _refusal(channel, push)
-        if outcome is None and _has_too_many_keys(channel, push):
-            return Pushed(Outcome.FAILED, b"", 0, f"the channel has as many keys as it may: {push.keep.max_keys}")
+        if outcome is None and (reason := _lacks_room(channel, push)) is not None:
+            return Pushed(Outcome.FAILED, b"", 0, reason)
         return self._append(channel, push) if outcome is None else _refuse(channel, push, outcome)
 
     def _impossible(self, push: Push) -> str | None:
@@ -161,8 +170,9 @@ class MemoryServer:
         channel.newest = entry
         _trim(channel.history, push)
         if push.key is not None and push.content_type is ContentType.NONE:
-            channel.keys.pop(push.key, None)
+            channel.key_bytes -= len(channel.keys.pop(push.key, b""))
         elif push.key is not None:
+            channel.key_bytes += len(entry) - len(channel.keys.get(push.key, b""))
             channel.keys[push.key] = entry
         _note_source(channel, push)
         _note_version_and_id(channel, push)
@@ -491,10 +501,18 @@ def _refuse(channel: _Channel, push: Push, outcome: Outcome) -> Pushed:
     return Pushed(outcome, channel.epoch, channel.offset)
 
 
-def _has_too_many_keys(channel: _Channel, push: Push) -> bool:
-    if push.key is None or push.content_type is ContentType.NONE or push.key in channel.keys:
-        return False
-    return len(channel.keys) >= push.keep.max_keys
+def _lacks_room(channel: _Channel | None, push: Push) -> str | None:
+    """Why the value has no room among the channel's keys, or None."""
+    if push.key is None or push.content_type is ContentType.NONE:
+        return None
+    keep, channel = push.keep, channel or _Channel(bytes(EPOCH_BYTES))
+    old = channel.keys.get(push.key)
+    if old is None and channel.keys and len(channel.keys) >= keep.max_keys:
+        return f"the channel has as many keys as it may: {keep.max_keys}"
+    more = len(_envelope(channel, push, None)) - len(old or b"")
+    if more > 0 and channel.key_bytes + more > keep.max_key_bytes:
+        return f"the values of the channel's keys take as many bytes as they may: {keep.max_key_bytes}"
+    return None
 
 
 def _note_source(channel: _Channel, push: Push) -> None:
@@ -512,10 +530,12 @@ def _note_version_and_id(channel: _Channel, push: Push) -> None:
         ids = channel.ids
         time_ms = push.time_ms if push.time_ms >= 0 else max(ids.values(), default=0)
         ids[push.id] = max(time_ms, ids.get(push.id, time_ms))
-        in_order = sorted(ids, key=ids.__getitem__)
-        gone = [id_ for id_ in in_order if ids[id_] < time_ms - push.keep.id_window_ms]
-        for id_ in {*gone, *in_order[: max(0, len(ids) - push.keep.id_count)]}:
-            del ids[id_]
+        channel.ids_noted = (channel.ids_noted + 1) % _IDS_BETWEEN
+        if channel.ids_noted == 0:
+            newest = push.time_ms if push.time_ms >= 0 else max(ids.values())
+            expired = sum(seen < newest - push.keep.id_window_ms for seen in ids.values())
+            for id_ in sorted(ids, key=lambda id_: (ids[id_], id_))[: max(expired, len(ids) - push.keep.id_count, 0)]:
+                del ids[id_]
 
 
 def _envelope(channel: _Channel, push: Push, base: Envelope | None) -> bytes:

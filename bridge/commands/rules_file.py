@@ -49,6 +49,7 @@ def wait_for_schemas() -> None:
     from bridge.formats.registry import SchemaRegistry
 
     SchemaRegistry.wait_s = 20.0
+    SchemaRegistry.is_patient = True
 
 
 def printable(text: str, limit: int) -> str:

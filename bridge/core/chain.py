@@ -26,6 +26,7 @@ MORE_OVERHEAD_BYTES = 250
 _NO_END_MS = 3_155_760_000_000
 """A hundred years: what the bus is told where a route bounds nothing."""
 _NO_COUNT = 2**32 - 1
+_NO_BYTES = 2**53
 _PART_FOR_IDS = 8
 """Ids have one in so many of the bytes."""
 _MOST_TRUSTED_MS = 300_000
@@ -428,4 +429,5 @@ def _keep(settings: ChannelSettings) -> Keep:
         settings.max_keys or _NO_COUNT,
         settings.id_window_ms or _NO_END_MS,
         settings.id_count or _NO_COUNT,
+        settings.max_key_bytes or _NO_BYTES,
     )

@@ -33,10 +33,12 @@ class ChannelSettings(msgspec.Struct, frozen=True):
     ttl_ms: int = 86_400_000
     max_keys: int = 100_000
     """Of a keyed channel."""
+    max_key_bytes: int = 268_435_456
+    """Of the newest publications of all its keys."""
     id_window_ms: int = 600_000
     """Where drafts have an `id`: one that was seen so long ago, or less, by Kafka's time, is repeated."""
     id_count: int = 100_000
-    """So many of the ids seen last are known, at most."""
+    """So many of the ids seen last are known, and a few more."""
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):

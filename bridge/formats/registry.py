@@ -9,6 +9,7 @@ may be registered late. Whatever else goes wrong (no connection, 401, 500) leave
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -34,6 +35,8 @@ ABSENT_FOR_S = 30.0
 """How long a schema that was not there is not asked for again."""
 _FIRST_BACKOFF_S = 0.25
 _MOST_BACKOFF_S = 15.0
+_CHATTY = ("httpx", "httpx2")
+"""Loggers of the client's HTTP library, which tell each request."""
 _NO_SUCH = frozenset((40401, 40402, 40403))
 """The registry's own codes for "no such subject, version, schema". A bare 404 may as well be a wrong URL."""
 
@@ -78,11 +81,25 @@ class _Question:
         self.answer = Answer()
 
 
+class _Trouble:
+    """A question that had no answer the last time: when to ask it again.
+
+    Each has its own, so that one that the registry always fails on keeps nobody from asking another.
+    """
+
+    def __init__(self) -> None:
+        self.backoff = Backoff(first_s=_FIRST_BACKOFF_S, most_s=_MOST_BACKOFF_S, random=random.SystemRandom().random)
+        self.reason = ""
+        self.not_before = 0.0
+
+
 class SchemaRegistry:
     """One registry. May be asked by several threads."""
 
     wait_s: float = 0.5
     """How long who asks waits for a new answer. A command that has nothing else to do sets it higher, for all."""
+    is_patient: bool = False
+    """Whether who asks waits so long even if the registry had no answer to the question before."""
 
     def __init__(self, settings: RegistrySettings, *, clock: Callable[[], float] = time.monotonic, wait_s: float | None = None) -> None:
         self._settings = settings
@@ -94,7 +111,8 @@ class SchemaRegistry:
         self._asked_at: dict[tuple[str, Any], float] = {}
         self._questions: dict[tuple[str, Any], _Question] = {}
         self._backoff = Backoff(first_s=_FIRST_BACKOFF_S, most_s=_MOST_BACKOFF_S, random=random.SystemRandom().random)
-        self._not_before = 0.0
+        self._no_wait_before = 0.0
+        self._troubles: OrderedDict[tuple[str, Any], _Trouble] = OrderedDict()
         self._away = ""
         self._clients: dict[str, Any] = {}
         self._log = Log("bridge.registry")
@@ -135,8 +153,8 @@ class SchemaRegistry:
     def _ask(self, key: tuple[str, Any], fetch: Callable[[tuple[str, Any]], Any]) -> Any:
         question, is_new = self._question(key, fetch)
         if isinstance(question, _Question):
-            # Once, and then not again for the same question: who asks has other things to do.
-            if is_new:
+            # Once, and then not again for the same question, and in trouble not for each: who asks has other things to do.
+            if is_new and (self.is_patient or not self._away or self._clock() >= self._no_wait_before):
                 question.done.wait(self.wait_s)
             if not question.done.is_set():
                 msg = f"schema registry {self._settings.url}: no answer yet"
@@ -157,8 +175,9 @@ class SchemaRegistry:
                 return known, False
             if (asked := self._questions.get(key)) is not None:
                 return asked, False
-            if self._away and self._clock() < self._not_before:
-                return Answer(unavailable=self._away), False
+            trouble = self._troubles.get(key)
+            if trouble is not None and self._clock() < trouble.not_before:
+                return Answer(unavailable=trouble.reason), False
             question = self._questions[key] = _Question()
         # A daemon: a registry that hangs must not keep the process from ending.
         threading.Thread(target=self._answer, args=(key, question, fetch), name="schema-registry", daemon=True).start()
@@ -171,7 +190,7 @@ class SchemaRegistry:
         except DecodeError as error:
             answer.absent = str(error)
         except Exception as error:  # noqa: BLE001 - HTTP, TLS, OAuth, JSON: each library raises its own, and all mean "not now"
-            answer.unavailable = f"schema registry {self._settings.url}: {_told(error)}"
+            answer.unavailable = f"schema registry {self._settings.url}, asked for {_named(key)}: {_told(error)}"
         with self._lock:
             self._questions.pop(key, None)
             now = self._clock()
@@ -179,12 +198,20 @@ class SchemaRegistry:
                 if not self._away:
                     self._log.warning("the schema registry is away: records that need it wait", reason=answer.unavailable)
                 self._away = answer.unavailable
-                self._not_before = now + self._backoff.next_s()
+                self._no_wait_before = now + self._backoff.next_s()
+                trouble = self._troubles.setdefault(key, _Trouble())
+                trouble.reason = answer.unavailable
+                trouble.not_before = now + trouble.backoff.next_s()
+                while len(self._troubles) > MAX_SCHEMAS:
+                    self._troubles.popitem(last=False)
             else:
                 if self._away:
                     self._log.info("the schema registry is back")
                 self._away = ""
                 self._backoff.reset()
+                self._troubles.pop(key, None)
+                for trouble in self._troubles.values():
+                    trouble.not_before = 0.0
                 self._answers[key] = answer
                 self._asked_at[key] = now
                 while len(self._answers) > MAX_SCHEMAS:
@@ -199,6 +226,8 @@ class SchemaRegistry:
         if kind not in self._clients:
             from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415 - half a second, and in an extra
 
+            for name in _CHATTY:
+                logging.getLogger(name).setLevel(logging.WARNING)
             self._clients[kind] = SchemaRegistryClient(
                 {"url": self._settings.url, "timeout": self._settings.timeout_s, "max.retries": 0, **dict(self._settings.properties)}
             )
@@ -255,6 +284,11 @@ class SchemaRegistry:
 def registry_of(settings: RegistrySettings) -> SchemaRegistry:
     """The registry with these settings: one for all sources that name it, and for rules that are loaded again."""
     return SchemaRegistry(settings)
+
+
+def _named(key: tuple[str, Any]) -> str:
+    kind, name = key
+    return f'the versions of "{name}"' if kind == "versions" else f"schema {name}"
 
 
 def _told(error: Exception) -> str:

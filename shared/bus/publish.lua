@@ -12,37 +12,42 @@
 
 local META, META_BYTES = '>BI4I4I8I8c8c8i8I8I4c12', 73
 -- flags, history size, history bytes, history age in ms, ttl in ms, payload hash, base hash, Kafka time, Kafka offset, index, source
-local MORE = '>BBBBI4I8I4dc16'
--- is keyed, is a deletion, has a version, has an id, most keys, window of ids in ms, most ids, version, id
+local MORE = '>BBBBI4I8I8I4dc16'
+-- is keyed, is a deletion, has a version, has an id, most keys, most bytes of all keys, window of ids in ms, most ids, version, id
 local STATE = '>c12I8c8i8I8B'
 -- epoch, offset, payload hash, Kafka time, bytes in the history, kind + 4 where versions are kept + 8 where ids are kept
-local PREFIX = '>Bc12I8I8'
+local LONG_STATE = STATE .. 'I8BI8'
+-- where the channel is keyed, or has versions or ids; behind that: bytes of all keys' envelopes, ids noted since some were
+-- forgotten, when the keys, versions and ids expire (ms since 1970)
+local PREFIX, PREFIX_BYTES = '>Bc12I8I8', 29
 -- of an envelope: version, epoch, offset, base offset
 local ONLY_CHANGED, RESTORE = 1, 2
 local DUPLICATE, UNCHANGED, FULL, DELTA, FAILED, STALE, REPEATED = 0, 1, 2, 3, 4, 5, 6
+local KEPT_AT = 45 -- in a state
 local OFFSET_AT, TIME_AT, HASH_AT, HASH_END, KIND_DIVISOR = 14, 31, 39, 46, 4
 local KEYED, VERSIONS, IDS = 2, 4, 8
-local MOST_PRUNED = 16
+local IDS_BETWEEN, MOST_IDS_FORGOTTEN, VERSIONS_DRAWN = 16, 64, 16
 
 local spread = unpack
-local call, pack, unpack = redis.call, struct.pack, struct.unpack
+local call, pack, unpack, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
 
 local stored = call('GET', KEYS[1])
-if not stored or string.sub(stored, 1, 6) ~= ARGV[1] then
+if not stored or sub(stored, 1, 6) ~= ARGV[1] then
   return redis.error_reply('INCARNATION the shard has another incarnation than the publisher believes')
 end
 local fresh_epoch = ARGV[1] .. ARGV[2]
 local changes_of_kind = 0
+local now -- by Redis' clock, in ms since 1970, where it was needed
 
 -- Writes nothing, but fails where Redis is full. Redis asks itself that only before a script's first write, and only if that write
 -- could need memory: a DEL or PEXPIRE that came first would open the way for everything after it.
 call('SETRANGE', KEYS[1], 0, '')
 
-local function trim(history, size_limit, byte_limit, age_limit, length, bytes, now)
+local function trim(history, size_limit, byte_limit, age_limit, length, bytes, time)
   while length > 1 do
     local over = length > size_limit or bytes > byte_limit
     if not over and age_limit > 0 then
-      over = now - unpack('>i8', call('LINDEX', history, 0), TIME_AT) > age_limit
+      over = time - unpack('>i8', call('LINDEX', history, 0), TIME_AT) > age_limit
     end
     if not over then break end
     bytes = bytes - #call('LPOP', history)
@@ -53,184 +58,273 @@ end
 
 -- The other keys of a channel, from its head's.
 local function names_of(head)
-  local stem = string.sub(KEYS[1], 1, -#'incarnation' - 1)
-  local channel = string.sub(head, #stem + #'c:' + 1)
+  local stem = sub(KEYS[1], 1, -#'incarnation' - 1)
+  local channel = sub(head, #stem + #'c:' + 1)
   return stem .. 'k:' .. channel, stem .. 'v:' .. channel, stem .. 'i:' .. channel
 end
 
--- Note an id, and forget those that are beyond the window or too many: a few each time, so that no call takes long.
-local function remember(ids, id, seen, time, window, most)
-  if time < 0 then
-    time = tonumber(call('ZRANGE', ids, -1, -1, 'WITHSCORES')[2] or 0)
-  end
-  call('ZADD', ids, string.format('%.0f', math.max(time, seen or time)), id)
-  local old = call('ZRANGEBYSCORE', ids, '-inf', string.format('(%.0f', time - window), 'LIMIT', 0, MOST_PRUNED)
-  if #old > 0 then
-    call('ZREM', ids, spread(old))
-  end
-  local excess = call('ZCARD', ids) - most
-  if excess > 0 then
-    call('ZREMRANGEBYRANK', ids, 0, math.min(excess, MOST_PRUNED) - 1)
-  end
-end
+-- Makes the function for publications with a key, a version or an id, and on channels that have such. A plain publication on a plain
+-- channel has `publish` below, which does the same by fewer steps; where a call has only such, nothing of this is made.
+local function make_publish_more()
+  -- The push in hand, and what is known of its channel. Each call sets them all. They are no tables, because those would cost more than
+  -- all that is done with them.
+  local head, history, keys, versions, ids
+  local full, delta, delta_base, hash, time, source, kafka_offset, index, only_changed, is_restore
+  local size_limit, byte_limit, age_limit, ttl
+  local key, is_keyed, is_deletion, most_keys, most_key_bytes, version, id, window, most_ids
+  local epoch, offset, newest_hash, newest_time, bytes, kind, exists, is_other_kind, has_source
+  local has_versions, has_ids, key_bytes, ids_noted, more_until
+  local has_base, base_offset, base_hash, base_time, base_bytes
 
--- Note a version. Those of deleted keys are kept, so that a late arrival does not bring a key back; but no more of them than of keys:
--- beyond that, half or more of all versions are of deleted keys, so a few that are drawn at random hit some.
-local function set_version(versions, field, version, keys, most)
-  if call('HSET', versions, field, pack('>d', version)) == 1 and keys and call('HLEN', versions) > 2 * most then
-    for _, drawn in ipairs(call('HRANDFIELD', versions, MOST_PRUNED)) do
-      if drawn ~= field and call('HEXISTS', keys, drawn) == 0 then
-        call('HDEL', versions, drawn)
-      end
+  -- `key` is nil where the push itself has nothing of the kind.
+  local function read_push(meta)
+    local flags, keyed, deletion, has_version, has_id = 0, 0, 0, 0, 0
+    flags, size_limit, byte_limit, age_limit, ttl, hash, delta_base, time, kafka_offset, index, source = unpack(META, meta)
+    only_changed, is_restore = flags % 2 == ONLY_CHANGED, flags >= RESTORE
+    if key then
+      keyed, deletion, has_version, has_id, most_keys, most_key_bytes, window, most_ids, version, id = unpack(MORE, meta, META_BYTES + 1)
     end
+    is_keyed, is_deletion = keyed == 1, deletion == 1
+    version, id = has_version == 1 and version, has_id == 1 and id
   end
-end
 
--- A publication with a key, a version or an id, or on a channel that has such.
-local function publish_more(head, history, meta, full, delta, keys, versions, ids, key)
-  local flags, size_limit, byte_limit, age_limit, ttl, hash, base_hash, time, kafka_offset, index, source = unpack(META, meta)
-  local is_keyed, is_deletion, has_version, has_id = false, false, false, false
-  local most_keys, window, most_ids, version, id
-  if key then
-    is_keyed, is_deletion, has_version, has_id, most_keys, window, most_ids, version, id = unpack(MORE, meta, META_BYTES + 1)
-    is_keyed, is_deletion, has_version, has_id = is_keyed == 1, is_deletion == 1, has_version == 1, has_id == 1
-    if has_version and version ~= version then
-      return FAILED, 'the version is not a number', 0
+  -- The channel does not exist where its history is gone, or is of another kind (keyed or not) than the push; its sources count
+  -- nevertheless. Returns whether the push's source was published already.
+  local function read_channel()
+    epoch, offset, newest_hash, newest_time, bytes, kind = fresh_epoch, 0, '', 0, 0, 0
+    key_bytes, ids_noted, more_until = 0, 0, 0
+    exists, is_other_kind, has_source, has_versions, has_ids = false, false, false, false, false
+    local found = call('HMGET', head, 'p', source)
+    local state = found[1]
+    if not state or sub(state, 1, 6) ~= ARGV[1] then return false end
+
+    local kept = byte(state, KEPT_AT)
+    kind = kept % VERSIONS
+    if kept < KEYED then
+      epoch, offset, newest_hash, newest_time, bytes = unpack(STATE, state)
+    else
+      local _
+      epoch, offset, newest_hash, newest_time, bytes, _, key_bytes, ids_noted, more_until = unpack(LONG_STATE, state)
     end
-  else
-    keys, versions, ids = names_of(head)
-  end
-  local is_restore, only_changed = flags >= RESTORE, flags % 2 == ONLY_CHANGED
-  local source_state = pack('>I8I4', kafka_offset, index)
-  local epoch, offset, newest_hash, newest_time, bytes, kept = fresh_epoch, 0, '', 0, 0, 0
-
-  -- First look, and write nothing.
-  local found = call('HMGET', head, 'p', source)
-  local exists = found[1] and string.sub(found[1], 1, 6) == ARGV[1]
-  local is_other_kind = false
-  if exists then
-    epoch, offset, newest_hash, newest_time, bytes, kept = unpack(STATE, found[1])
     if found[2] then
+      has_source = true
       local newest_offset, newest_index = unpack('>I8I4', found[2])
-      if kafka_offset < newest_offset or (kafka_offset == newest_offset and index <= newest_index) then
-        return DUPLICATE, epoch, offset
-      end
+      if kafka_offset < newest_offset or (kafka_offset == newest_offset and index <= newest_index) then return true end
     end
-    exists = call('LLEN', history) > 0
-    is_other_kind = exists and (kept % 4 == KEYED) ~= is_keyed
-    exists = exists and not is_other_kind
+    if call('LLEN', history) > 0 then
+      is_other_kind = (kind == KEYED) ~= is_keyed
+      exists = not is_other_kind
+    end
+    has_versions, has_ids = exists and kept % IDS >= VERSIONS, exists and kept >= IDS
+    return false
   end
-  local has_versions, has_ids = exists and kept % 8 >= VERSIONS, exists and kept >= IDS
-  local base_offset, has_base, is_newer, seen = offset, exists, false, nil
-  local outcome
-  if exists then
-    if is_keyed then
+
+  -- What a delta applies to, and what a publication must differ from: the newest one of the channel, or of the key.
+  local function find_base()
+    has_base, base_offset, base_hash, base_time, base_bytes = exists, offset, newest_hash, newest_time, 0
+    if exists and is_keyed then
       local newest = call('HGET', keys, key)
       has_base = newest and true
       if newest then
-        base_offset, newest_time, newest_hash = unpack('>I8', newest, OFFSET_AT), unpack('>i8', newest, TIME_AT), string.sub(newest, HASH_AT, HASH_END)
+        base_offset, base_time, base_bytes = unpack('>I8', newest, OFFSET_AT), unpack('>i8', newest, TIME_AT), #newest
+        base_hash = sub(newest, HASH_AT, HASH_END)
       end
     end
-    if has_id and has_ids then
-      seen = tonumber(call('ZSCORE', ids, id) or nil)
-      if seen and not is_restore and (time < 0 or math.abs(time - seen) <= window) then
-        outcome = REPEATED
+  end
+
+  -- Why the value has no room among the channel's keys, or nil.
+  local function lacks_room()
+    if exists and not has_base then
+      local count = call('HLEN', keys)
+      if count >= most_keys then
+        return 'the channel has as many keys as it may: ' .. most_keys
+      elseif count == 0 then
+        key_bytes, more_until = 0, 0
       end
     end
-    if has_version and has_versions then
+    local more = PREFIX_BYTES + #full - base_bytes
+    if more > 0 and key_bytes + more > most_key_bytes then
+      return 'the values of the channel\'s keys take as many bytes as they may: ' .. most_key_bytes
+    end
+  end
+
+  -- Whether the push is to be published, as far as its id lets it: nil; or the outcome that it has instead, and the reason of FAILED.
+  local function judge()
+    local is_newer = false
+    if version and has_versions then
       local newest = call('HGET', versions, key)
       newest = newest and unpack('>d', newest)
       is_newer = newest and version > newest
-      if newest and not is_newer and not (is_restore and version == newest) then
-        outcome = outcome or STALE
-      end
+      if newest and not is_newer and not (is_restore and version == newest) then return STALE end
     end
-    if not outcome and is_restore and has_base and not is_newer and (newest_time > time or newest_time == time and not found[2]) then
-      return DUPLICATE, epoch, offset
+    if is_restore and has_base and not is_newer and (base_time > time or base_time == time and not has_source) then return DUPLICATE end
+    if is_deletion then
+      return exists and not has_base and (only_changed or is_restore) and UNCHANGED or nil
     end
-    if not outcome and is_deletion and not has_base and (only_changed or is_restore) then
-      outcome = UNCHANGED
-    elseif not outcome and only_changed and not is_deletion and has_base and newest_hash == hash then
-      outcome = UNCHANGED
+    if only_changed and has_base and base_hash == hash then return UNCHANGED end
+    local reason = is_keyed and lacks_room()
+    if reason then return FAILED, reason end
+  end
+
+  local function time_of_newest_id()
+    return tonumber(call('ZRANGE', ids, -1, -1, 'WITHSCORES')[2] or 0)
+  end
+
+  -- Whether the channel saw the id within the window. If not, and `is_noted`, it has by now: this is the last thing that is checked and
+  -- the first that is written. An id is noted with Kafka's time; where there is none, with that of the newest id.
+  local function is_repeated(is_noted)
+    local noted_at = time < 0 and is_noted and time_of_newest_id() or time
+    if is_noted and call('ZADD', ids, 'NX', noted_at, id) == 1 then return false end
+    local seen_at = tonumber(call('ZSCORE', ids, id) or nil)
+    if seen_at and not is_restore and (time < 0 or math.abs(time - seen_at) <= window) then return true end
+    if is_noted and noted_at > seen_at then
+      call('ZADD', ids, noted_at, id)
     end
-    if not outcome and is_keyed and not is_deletion and not has_base and call('HLEN', keys) >= most_keys then
-      return FAILED, 'the channel has as many keys as it may: ' .. most_keys, 0
+    return false
+  end
+
+  -- Forget ids that are beyond the window, or too many: now and then, and then a few, so that no call takes long.
+  local function forget_ids()
+    local oldest = (time < 0 and time_of_newest_id() or time) - window
+    local gone = math.max(call('ZCOUNT', ids, '-inf', oldest - 1), call('ZCARD', ids) - most_ids)
+    if gone > 0 then
+      call('ZREMRANGEBYRANK', ids, 0, math.min(gone, MOST_IDS_FORGOTTEN) - 1)
     end
   end
 
-  -- From here on nothing fails.
-  local entry, length
-  if not outcome then
-    if not exists then
-      -- A new channel; or one whose history is gone, or that is left over from before the shard's data was lost; or one that becomes
-      -- keyed, or ceases to be: then its sources are what they were.
-      call('DEL', history, keys, versions, ids)
-      if not is_other_kind then
-        call('DEL', head)
-      end
-      epoch, offset, newest_hash, bytes, kept = fresh_epoch, 0, '', 0, 0
-      if is_other_kind then
-        -- It may have started in this very call, so the epoch must be yet another one. A batch has fewer than 256 publications.
-        changes_of_kind = changes_of_kind + 1
-        epoch = string.sub(fresh_epoch, 1, -2) .. string.char((string.byte(fresh_epoch, -1) + changes_of_kind) % 256)
-      end
+  -- A new channel; or one whose history is gone, or that is left over from before the shard's data was lost; or one that becomes keyed,
+  -- or ceases to be: then its sources are what they were.
+  local function start_anew()
+    call('DEL', history, keys, versions, ids)
+    epoch, offset, bytes, key_bytes, ids_noted, more_until = fresh_epoch, 0, 0, 0, 0, 0
+    if not is_other_kind then
+      call('DEL', head)
+    else
+      -- It may have started in this very call, so the epoch must be yet another one. A batch has fewer than 256 publications.
+      changes_of_kind = changes_of_kind + 1
+      epoch = sub(fresh_epoch, 1, -2) .. string.char((byte(fresh_epoch, -1) + changes_of_kind) % 256)
     end
-    offset = offset + 1
-    entry = pack(PREFIX, 1, epoch, offset, 0) .. full
-    length = call('RPUSH', history, entry)
+  end
+
+  -- Put the publication into the history and among the keys. Returns its full envelope.
+  local function append()
+    offset, newest_hash, newest_time = offset + 1, hash, time
+    kind = math.floor(byte(full, 1) / KIND_DIVISOR) % 4
+    local entry = pack(PREFIX, 1, epoch, offset, 0) .. full
+    local length = call('RPUSH', history, entry)
     bytes = trim(history, size_limit, byte_limit, age_limit, length, bytes + #entry, time)
     if is_deletion then
       call('HDEL', keys, key)
+      key_bytes = key_bytes - base_bytes
     elseif is_keyed then
       call('HSET', keys, key, entry)
+      key_bytes = key_bytes - base_bytes + #entry
     end
-  end
-  if has_version and (not outcome or outcome == UNCHANGED) then
-    if not has_versions then
-      call('DEL', versions)
-    end
-    set_version(versions, key, version, is_keyed and keys, most_keys)
-    has_versions = true
-  end
-  if has_id and (not outcome or outcome == UNCHANGED) then
-    if not has_ids then
-      call('DEL', ids)
-    end
-    remember(ids, id, seen, time, window, most_ids)
-    has_ids = true
-  end
-  local now_kept = (has_versions and VERSIONS or 0) + (has_ids and IDS or 0)
-  if outcome then
-    call('HSET', head, source, source_state)
-    if now_kept ~= kept - kept % VERSIONS then
-      call('HSET', head, 'p', string.sub(found[1], 1, -2) .. string.char(kept % VERSIONS + now_kept))
-    end
-  else
-    local kind = math.floor(string.byte(full, 1) / KIND_DIVISOR) % 4
-    call('HSET', head, 'p', pack(STATE, epoch, offset, hash, time, bytes, kind + now_kept), source, source_state)
-  end
-  call('PEXPIRE', head, ttl)
-  call('PEXPIRE', history, ttl)
-  if is_keyed then
-    call('PEXPIRE', keys, ttl)
-  end
-  if has_versions then
-    call('PEXPIRE', versions, ttl)
-  end
-  if has_ids then
-    call('PEXPIRE', ids, ttl)
+    return entry
   end
 
-  if outcome then
-    return outcome, epoch, offset
+  -- Those of deleted keys are kept, so that a late arrival does not bring a key back; but no more of them than of keys: beyond that,
+  -- half or more of all versions are of deleted keys, so a few that are drawn at random hit some.
+  local function note_version()
+    if not has_versions then
+      has_versions, more_until = true, 0
+      call('DEL', versions)
+    end
+    if call('HSET', versions, key, pack('>d', version)) == 1 and is_keyed and call('HLEN', versions) > 2 * most_keys then
+      for _, drawn in ipairs(call('HRANDFIELD', versions, VERSIONS_DRAWN)) do
+        if drawn ~= key and call('HEXISTS', keys, drawn) == 0 then
+          call('HDEL', versions, drawn)
+        end
+      end
+    end
   end
-  if delta ~= '' and exists and has_base and base_hash == newest_hash then
-    call('PUBLISH', head, pack(PREFIX, 1, epoch, offset, base_offset) .. delta)
-    return DELTA, epoch, offset
+
+  -- Where the channel had ids, `is_repeated` has noted this one.
+  local function note_id()
+    if not has_ids then
+      has_ids, more_until = true, 0
+      call('DEL', ids)
+      call('ZADD', ids, math.max(time, 0), id)
+    end
+    ids_noted = (ids_noted + 1) % IDS_BETWEEN
+    if ids_noted == 0 then
+      forget_ids()
+    end
   end
-  call('PUBLISH', head, entry)
-  return FULL, epoch, offset
+
+  -- Keys, versions and ids outlive the channel's head by up to a quarter of its time to live: so they need telling only now and then.
+  local function let_more_live_on()
+    if not now then
+      local seconds = call('TIME')
+      now = seconds[1] * 1000 + math.floor(seconds[2] / 1000)
+    end
+    local least, most = now + ttl, now + ttl + math.floor(ttl / 4)
+    if more_until >= least and more_until <= most then return end
+    more_until = most
+    call('PEXPIREAT', keys, more_until)
+    call('PEXPIREAT', versions, more_until)
+    call('PEXPIREAT', ids, more_until)
+  end
+
+  -- The channel's state and the push's source; and all of the channel lives on.
+  local function save()
+    let_more_live_on()
+    local kept = kind + (has_versions and VERSIONS or 0) + (has_ids and IDS or 0)
+    local state = pack(LONG_STATE, epoch, offset, newest_hash, newest_time, bytes, kept, key_bytes, ids_noted, more_until)
+    call('HSET', head, 'p', state, source, pack('>I8I4', kafka_offset, index))
+    call('PEXPIRE', head, ttl)
+    call('PEXPIRE', history, ttl)
+  end
+
+  return function(meta, ...)
+    head, history, keys, versions, ids, full, delta, key = ...
+    read_push(meta)
+    if version and version ~= version then
+      return FAILED, 'the version is not a number', 0
+    end
+
+    -- First look, and write nothing.
+    if read_channel() then
+      return DUPLICATE, epoch, offset
+    end
+    find_base()
+    local outcome, reason = judge()
+    if id and has_ids and is_repeated(not outcome or outcome == UNCHANGED) then
+      outcome = REPEATED
+    end
+    if outcome == FAILED then
+      return FAILED, reason, 0
+    elseif outcome == DUPLICATE then
+      return DUPLICATE, epoch, offset
+    end
+
+    -- From here on nothing fails.
+    local entry
+    if not outcome then
+      if not exists then
+        start_anew()
+      end
+      entry = append()
+    end
+    if not outcome or outcome == UNCHANGED then
+      if version then note_version() end
+      if id then note_id() end
+    end
+    save()
+
+    if outcome then
+      return outcome, epoch, offset
+    end
+    if delta ~= '' and has_base and delta_base == base_hash then
+      call('PUBLISH', head, pack(PREFIX, 1, epoch, offset, base_offset) .. delta)
+      return DELTA, epoch, offset
+    end
+    call('PUBLISH', head, entry)
+    return FULL, epoch, offset
+  end
 end
+
+local publish_more
 
 local function publish(head, history, meta, full, delta)
   local flags, size_limit, byte_limit, age_limit, ttl, hash, base_hash, time, kafka_offset, index, source = unpack(META, meta)
@@ -238,12 +332,14 @@ local function publish(head, history, meta, full, delta)
   local epoch, offset, newest_hash, newest_time, bytes = fresh_epoch, 0, '', 0, 0
   local source_state = pack('>I8I4', kafka_offset, index)
 
-  local exists = found[1] and string.sub(found[1], 1, 6) == ARGV[1]
+  local exists = found[1] and sub(found[1], 1, 6) == ARGV[1]
   if exists then
     local kept
     epoch, offset, newest_hash, newest_time, bytes, kept = unpack(STATE, found[1])
     if kept >= KEYED then
-      return publish_more(head, history, meta, full, delta)
+      publish_more = publish_more or make_publish_more()
+      local keys, versions, ids = names_of(head)
+      return publish_more(meta, head, history, keys, versions, ids, full, delta)
     end
     if found[2] then
       local newest_offset, newest_index = unpack('>I8I4', found[2])
@@ -279,7 +375,7 @@ local function publish(head, history, meta, full, delta)
   end
   offset = offset + 1
   bytes = trim(history, size_limit, byte_limit, age_limit, length, bytes + #entry, time)
-  local kind = math.floor(string.byte(full, 1) / KIND_DIVISOR) % 4
+  local kind = math.floor(byte(full, 1) / KIND_DIVISOR) % 4
   call('HSET', head, 'p', pack(STATE, epoch, offset, hash, time, bytes, kind), source, source_state)
   call('PEXPIRE', head, ttl)
   call('PEXPIRE', history, ttl)
@@ -305,8 +401,9 @@ while key_at <= last_key do
   else
     local ok
     if has_more then
+      publish_more = publish_more or make_publish_more()
       local head, history, keys, versions, ids = spread(KEYS, key_at, key_at + 4)
-      ok, outcome, epoch, offset = pcall(publish_more, head, history, meta, full, delta, keys, versions, ids, ARGV[argument_at + 3])
+      ok, outcome, epoch, offset = pcall(publish_more, meta, head, history, keys, versions, ids, full, delta, ARGV[argument_at + 3])
     else
       ok, outcome, epoch, offset = pcall(publish, KEYS[key_at], KEYS[key_at + 1], meta, full, delta)
     end

@@ -29,7 +29,7 @@ MAX_BATCH_BYTES = 1_048_576
 """A script holds Redis while it runs: so many publications, or so many bytes, make one call."""
 
 _META = struct.Struct(">BIIQQ8s8sqQI12s")
-_MORE = struct.Struct(">????IQId16s")
+_MORE = struct.Struct(">????IQQId16s")
 _NO_HASH = bytes(8)
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 # What Redis says when the same may succeed later: full, loading, failing over, busy with a script, or (in a cluster) not the owner of
@@ -409,6 +409,7 @@ def _more_arguments(push: Push) -> tuple[bytes, bytes, bytes, bytes]:
         push.version is not None,
         bool(push.id),
         keep.max_keys,
+        keep.max_key_bytes,
         keep.id_window_ms,
         keep.id_count,
         push.version or 0.0,

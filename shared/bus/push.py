@@ -55,7 +55,9 @@ class Keep(msgspec.Struct, frozen=True):
     id_window_ms: int = 600_000
     """In Kafka's time: an id that was seen so long ago, or less, is repeated."""
     id_count: int = 100_000
-    """So many of the ids seen last are known, at most."""
+    """So many of the ids seen last are known, and a few more: older ones are forgotten now and then."""
+    max_key_bytes: int = 268_435_456
+    """Of a keyed channel: of the newest publications of all its keys, as they are stored. A publication that would make them more fails."""
 
 
 class Push(msgspec.Struct, frozen=True, gc=False):

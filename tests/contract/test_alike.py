@@ -27,7 +27,7 @@ def real(redis_server: RedisServer) -> Iterator[RedisBackend]:
 
 
 PAYLOADS = [b"", b"1", b"two"]
-KEEPS = [Keep(history_size=3, max_keys=2, id_window_ms=2, id_count=3), Keep(history_bytes=150, id_window_ms=0)]
+KEEPS = [Keep(history_size=3, max_keys=2, id_window_ms=2, id_count=3), Keep(history_bytes=150, id_window_ms=0, max_key_bytes=130)]
 
 
 @st.composite

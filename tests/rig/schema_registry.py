@@ -36,6 +36,8 @@ class FakeRegistry:
         self.delay_s = 0.0
         self.status = 0
         """Answered to everything, where it is not 0."""
+        self.failing: set[int] = set()
+        """Schemas that it answers 500 to."""
         self.serializes = True
         """Whether it can give Protobuf as descriptors."""
         self._schemas: dict[int, dict[str, Any]] = {}
@@ -106,6 +108,8 @@ class FakeRegistry:
         return status, {**body, "subject": unquote(found[1]), "version": int(found[2]), "id": number}
 
     def _shown(self, number: int, query: dict[str, list[str]]) -> tuple[int, Any]:
+        if number in self.failing:
+            return 500, {"error_code": 50001, "message": "Error in the backend data store"}
         schema = self._schemas.get(number)
         if schema is None:
             return 404, {"error_code": 40403, "message": f"Schema {number} not found"}

@@ -129,6 +129,15 @@ class Chain:
             self.position = position
         return True
 
+    def begin_anew(self, at: Position) -> None:
+        """The application has let go of the state that it had, and this publication is the first of the new one.
+
+        Its offset may be far below what was acknowledged: each key's newest publication comes, however old it is.
+        """
+        self.acked = None
+        if self._mode == ACK:
+            self.position = Position(at.epoch, at.offset - 1)
+
     def on_gap(self, frame: GapFrame) -> Gap:
         """The edge skipped something; what is next is full."""
         self._at = self._base = None

@@ -202,6 +202,11 @@ class Core:
         channel = self._channels.get(name)
         return channel is not None and channel.chain.acknowledge(position)
 
+    def begin_anew(self, name: str, at: Position) -> None:
+        """The application took the first publication of a keyed channel's new state."""
+        if (channel := self._channels.get(name)) is not None:
+            channel.chain.begin_anew(at)
+
     def ack(self, name: str) -> bytes | None:
         """The frame that tells the edge what was acknowledged last; None where there is no one to tell."""
         channel = self._channels.get(name)

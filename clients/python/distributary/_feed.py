@@ -65,7 +65,7 @@ class Feed:
         if self.joined is not None and self.joined.mode == CONFLATE:
             # Only the newest (of the key) counts. What it replaces was whole here before, so no delta is missing.
             place = (self._part, publication.key)
-            publication = self._replace(place, publication)
+            publication = self._begin_anew(publication) if publication.starts_state else self._replace(place, publication)
         self._items[place] = publication
         self._bytes += len(publication.body)
         self._readable.set()
@@ -89,9 +89,18 @@ class Feed:
             return publication
         following = next(iter(self._items.items()), None)
         if following is not None and isinstance(following[1], Publication) and publication.key is not None:
-            self._items[following[0]] = msgspec.structs.replace(following[1], gap=following[1].gap or gap, starts_state=starts_state)
+            next_ = following[1]
+            starts_state = next_.starts_state or starts_state
+            self._items[following[0]] = msgspec.structs.replace(next_, gap=next_.gap or gap, starts_state=starts_state)
             return publication
         return msgspec.structs.replace(publication, gap=publication.gap or gap, starts_state=publication.starts_state or starts_state)
+
+    def _begin_anew(self, publication: Publication) -> Publication:
+        """Forget all that waits: it is of a state that counts no more, and is not to be taken for a part of the one that begins."""
+        gap = next((item.gap for item in self._items.values() if isinstance(item, Publication) and item.gap is not None), None)
+        self._items.clear()
+        self._bytes = 0
+        return msgspec.structs.replace(publication, gap=publication.gap or gap)
 
     async def get(self) -> Publication | Whole | None:
         """The next publication, or mark; None at the end. Raises what ended the feed, after what came before it. Safe to cancel."""

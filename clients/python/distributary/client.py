@@ -207,6 +207,11 @@ class Client:
         if self._feeds.get(feed.channel) is feed and self._core.acknowledge(feed.channel, position) and self._session is not None:
             self._session.acknowledge(feed.channel)
 
+    def begin_anew(self, feed: Feed, at: Position) -> None:
+        """Note that the application has begun a new state with the publication there; for Subscription."""
+        if self._feeds.get(feed.channel) is feed:
+            self._core.begin_anew(feed.channel, at)
+
     def release(self, feed: Feed) -> None:
         """End a subscription; for Subscription. From another thread (a garbage collector's) it happens a little later."""
         if threading.get_ident() != self._thread:

@@ -25,6 +25,9 @@ class Owner(Protocol):
     def acknowledge(self, feed: Feed, position: Position) -> None:
         """Everything up to this position was handled."""
 
+    def begin_anew(self, feed: Feed, at: Position) -> None:
+        """The application took the first publication of a keyed channel's new state."""
+
     def release(self, feed: Feed) -> None:
         """Unsubscribe; harmless when done twice, and from any thread."""
 
@@ -76,6 +79,8 @@ class Subscription:
         self._is_whole = False
         self._taken: Position | None = None
         """Of the last publication that the application took, until it is acknowledged."""
+        self._newest: Position | None = None
+        """Of the last publication that the application took of a keyed channel's state."""
 
     def __repr__(self) -> str:
         return f"<Subscription {self._wish.channel} at {self._position}{' closed' if self._is_closed else ''}>"
@@ -150,6 +155,9 @@ class Subscription:
         position = handled.position if isinstance(handled, Publication) else handled
         if self._feed is None or self._is_closed:
             raise self._closed()
+        newest = self._newest
+        if newest is not None and (newest.epoch != position.epoch or newest.offset < position.offset):
+            return  # It is of a state that counts no more.
         if self._acked is None or self._acked.epoch != position.epoch or self._acked.offset < position.offset:
             self._acked = position
             if self._is_ack:
@@ -188,7 +196,7 @@ class Subscription:
         self._is_waiting = True
         try:
             item = await feed.get()
-            while isinstance(item, Whole) or (item is not None and self._is_acked(item.position)):
+            while isinstance(item, Whole) or (item is not None and self._is_acked(item)):
                 if isinstance(item, Whole):
                     self._on_whole(item)
                     if until_whole:
@@ -202,6 +210,9 @@ class Subscription:
         if not self._is_ack:
             self._position = item.position
         if item.key is not None:
+            if item.starts_state:
+                self._begin_anew(feed, item.position)
+            self._newest = item.position
             self._keep(item, item.key)
         return item
 
@@ -227,9 +238,19 @@ class Subscription:
     def _is_ack(self) -> bool:
         return self.info is not None and self.info.mode == ACK
 
-    def _is_acked(self, position: Position) -> bool:
+    def _begin_anew(self, feed: Feed, at: Position) -> None:
+        """What was acknowledged says nothing of a state that comes anew: the offsets of its keys may be far below."""
+        if self._is_ack and self._acked is not None:
+            self._position = Position(at.epoch, at.offset - 1)
+        self._acked = None
+        self._owner.begin_anew(feed, at)
+
+    def _is_acked(self, item: Publication) -> bool:
         """Whether it comes again although it was acknowledged: that crossed a reconnect."""
-        return self._is_ack and self._acked is not None and self._acked.epoch == position.epoch and position.offset <= self._acked.offset
+        acked, at = self._acked, item.position
+        if not self._is_ack or acked is None or item.starts_state:
+            return False
+        return acked.epoch == at.epoch and at.offset <= acked.offset
 
     def _acknowledge_taken(self, feed: Feed) -> None:
         """Who takes the next publication has handled the one before, unless the application wants to say itself when it has."""

@@ -55,10 +55,10 @@ class Told:
         raise AssertionError(partitions)
 
 
-def make(bootstrap_servers: str, *, properties: dict[str, str] | None = None) -> KafkaRecords:
+def make(bootstrap_servers: str, *, properties: dict[str, str] | None = None, group: str = "group") -> KafkaRecords:
     return KafkaRecords(
         bootstrap_servers,
-        "group",
+        group,
         ["vehicles"],
         start_from="earliest",
         properties=properties or {},
@@ -115,6 +115,23 @@ def test_records_come_as_they_are_and_are_held_and_committed(mock: Mock):
     with closing(Consumer({"bootstrap.servers": mock.bootstrap_servers, "group.id": "group"})) as onlooker:
         [place] = onlooker.committed([TopicPartition(*P)], timeout=5)
     assert place.offset == 2
+
+
+def test_what_was_consumed_before_the_start_is_no_lag():
+    mock = Mock()
+    mock.produce(b"first", b"second")
+    with closing(Consumer({"bootstrap.servers": mock.bootstrap_servers, "group.id": "later"})) as before:
+        before.commit(offsets=[TopicPartition(*P, 2)], asynchronous=False)
+    told = Told()
+    with closing(make(mock.bootstrap_servers, group="later")) as records:
+        records.start(told)
+
+        def is_known() -> bool:
+            assert records.consume(1, 0.1) == []
+            return P in told.assigned and records.lag() is not None
+
+        wait_until(is_known, what="the lag")
+        assert records.lag() == 0
 
 
 def test_a_property_that_is_wrong_is_the_operators(mock: Mock):

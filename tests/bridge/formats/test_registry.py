@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
@@ -81,6 +82,26 @@ def test_a_registry_in_trouble_is_nobodys_fault_and_not_asked_all_the_time(fake:
     clock.now_s += 20
     assert registry.schema(number).text == '"int"'
     assert not registry.is_away
+
+
+def test_a_schema_that_the_registry_always_fails_on_keeps_no_other_from_being_asked_for(fake: FakeRegistry):
+    clock = Clock()
+    registry = client(fake, clock)
+    broken, good = fake.register("s", '"int"'), fake.register("s", '"string"')
+    fake.failing = {broken}
+    for _ in range(8):  # Its partition comes first, each time.
+        with pytest.raises(SchemaUnavailableError, match=f"asked for schema {broken}: "):
+            registry.schema(broken)
+        clock.now_s += 20
+    with pytest.raises(SchemaUnavailableError):
+        registry.schema(broken)
+
+    def schema() -> str:
+        with contextlib.suppress(SchemaUnavailableError):  # Not waited for, because there was trouble.
+            return registry.schema(good).text
+        return ""
+
+    wait_until(lambda: schema() == '"string"', what="the other schema")
 
 
 def test_a_wrong_address_is_not_a_schema_that_is_missing(fake: FakeRegistry):

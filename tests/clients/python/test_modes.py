@@ -344,3 +344,90 @@ def test_without_a_subscription_nobody_is_told():
     assert not core.acknowledge("other", Position(EPOCH, 1))
     assert core.acknowledge(BUS, Position(EPOCH, 1))
     assert core.ack(BUS) is None
+
+
+class TestKeyedConflation:
+    """What waits of a keyed channel when its state begins anew."""
+
+    @staticmethod
+    async def publish(peer: Peer, offset: int, key: str, *, epoch: str = EPOCH) -> None:
+        frame = {"type": "publication", "number": 17, "epoch": epoch, "offset": offset, "key": key}
+        await peer.send({**frame, "data": offset})
+
+    @classmethod
+    async def begin(cls, peer: Peer) -> None:
+        await peer.welcome()
+        await peer.take(kind="keyed", mode="conflate", window=9, position={"epoch": EPOCH, "offset": 2})
+        await cls.publish(peer, 1, "gone")
+        await cls.publish(peer, 2, "stays")
+        await peer.send({"type": "caught_up", "number": 17, "epoch": EPOCH, "offset": 2})
+
+    @staticmethod
+    async def anew(peer: Peer) -> None:
+        gap = {"type": "gap", "number": 17, "reason": "epoch_changed", "missed": None, "epoch": OTHER_EPOCH}
+        await peer.send(gap)
+
+    def test_what_waits_of_the_former_state_is_no_part_of_the_new_one(self):
+        has_state = asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await self.begin(peer)
+            await has_state.wait()
+            await self.publish(peer, 3, "gone")
+            await self.anew(peer)
+            await self.publish(peer, 1, "stays", epoch=OTHER_EPOCH)
+            await self.publish(peer, 2, "stays", epoch=OTHER_EPOCH)  # It takes the place of the one that begins the state.
+            await peer.send({"type": "caught_up", "number": 17, "epoch": OTHER_EPOCH, "offset": 2})
+            await peer.stay()
+
+        async def main() -> None:
+            async with subscribed(script, mode="conflate", window=9, keep_state=True) as (client, subscription):
+                await subscription.read_state()
+                assert set(subscription.state) == {"gone", "stays"}
+                has_state.set()
+                await until(lambda: held(client)[-1:] == [2])
+                newest = await anext(subscription)
+                assert (newest.key, newest.gap) == ("stays", Gap("epoch_changed", None))
+                assert (await subscription.read_state()).keys() == {"stays"}
+
+        run(main())
+
+    def test_in_mode_ack_a_state_that_comes_anew_is_acknowledged_anew(self):
+        """Of each key only the newest comes, however old it is: offsets below those that were acknowledged."""
+
+        async def script(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.take(kind="keyed", mode="ack", window=9, position={"epoch": EPOCH, "offset": 5})
+            await self.publish(peer, 1, "stays")
+            await self.publish(peer, 5, "gone")
+            assert (await peer.expect("ack"))["offset"] == 5
+            gap = {"reason": "history_trimmed", "missed": {"from": 6, "to": 9}, "epoch": EPOCH}
+            await peer.send({"type": "gap", "number": 17, **gap})
+            await self.publish(peer, 1, "stays")
+            await self.publish(peer, 9, "new")
+            await peer.send({"type": "caught_up", "number": 17, "epoch": EPOCH, "offset": 9})
+            assert (await peer.expect("ack"))["offset"] == 1
+            peer.cut()
+
+        async def again(peer: Peer) -> None:
+            await peer.welcome()
+            asked = await peer.take(kind="keyed", mode="ack", window=9, position={"epoch": EPOCH, "offset": 9}, recovered=True)
+            assert asked["position"] == {"epoch": EPOCH, "offset": 1}
+            await self.publish(peer, 9, "new")
+            await peer.stay()
+
+        async def main() -> None:
+            async with subscribed(script, again, mode="ack", window=9, keep_state=True) as (client, subscription):
+                former = [await anext(subscription), await anext(subscription)]
+                await subscription.ack(former[-1])
+                first = await anext(subscription)
+                assert (first.key, first.starts_state, set(subscription.state)) == ("stays", True, {"stays"})
+                await subscription.ack(former[-1])  # Late, and of a state that counts no more.
+                assert subscription.position == Position(EPOCH, 0)
+                await subscription.ack(first)
+                assert subscription.position == Position(EPOCH, 1)
+                await until(lambda: held(client) == [9])
+                while set(subscription.state) != {"stays", "new"}:
+                    await anext(subscription)
+
+        run(main())
