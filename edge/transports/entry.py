@@ -72,7 +72,8 @@ class Endpoint:
         for entry in list(self.entries):
             if entry.until > now:
                 break
-            entry.cut()
+            if not entry.is_waiting:
+                entry.cut()
 
     def drain(self) -> None:
         """Let nobody in any more."""
@@ -271,6 +272,11 @@ class Entry(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(refusal.response(self._server_state.default_headers))
             self._transport.close()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is for us to go on: what it sent was not read yet, or it is its turn soon."""
+        return self._later is not None or self._is_complete
 
     def cut(self) -> None:
         """Its time is up."""

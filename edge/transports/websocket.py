@@ -276,7 +276,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Close a client that never introduced itself; cut one that does not finish its close."""
         if self._close_at and now >= self._close_at:
             self._transport.abort()
-        elif self._connect_by and now >= self._connect_by:
+        elif self._connect_by and now >= self._connect_by and self._later is None:  # Else it is we who are late.
             self._connect_by = 0.0
             if self.session is not None and not self.session.is_connected:
                 self.close(*CLOSE_CONNECT_TIMEOUT)

@@ -149,7 +149,8 @@ def test_a_subscriber_whose_connection_is_lost_takes_no_other_with_it():
 @given(st.lists(st.tuples(st.sampled_from(["publish", "flush", "forget", "turn", "wait"]), st.integers(0, 2)), max_size=30))
 def test_whatever_comes_in_between_the_bus_is_read_again_and_nothing_is_late_or_twice(steps: list[tuple[str, int]]):
     slow = Slow()
-    offset, expected = 1, [[] for _ in range(3)]  # type: list[int], list[list[int]]
+    offset = 1
+    expected: list[list[int]] = [[] for _ in range(3)]
     for what, number in steps:
         channel = slow.channels[number]
         if what == "publish":

@@ -86,7 +86,12 @@ def test_who_is_dearest_of_all_does_not_wait_for_ever_either():
 
 def test_work_that_fails_leaves_the_others_their_turn():
     bench = Bench()
-    bench.turns.later(lambda: bench.done.index("nothing"))
+
+    def fail() -> None:
+        msg = "nothing"
+        raise ValueError(msg)
+
+    bench.turns.later(fail)
     bench.later("other")
     with pytest.raises(ValueError, match="nothing"):
         bench.next_turn()

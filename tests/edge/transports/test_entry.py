@@ -176,6 +176,21 @@ def test_nobody_is_late_because_the_process_stood_still():
     assert b"connect_timeout" in silent.sent
 
 
+def test_nobody_is_late_whose_frames_wait_for_us():
+    door = Door(connect_timeout_s=5.0)
+    transport = door.ask()
+    door.node.now += TURN_S
+    door.node.turns.is_over()
+    cast("WebSocketConnection", transport.protocol).data_received(CONNECT)
+    newcomer, other = door.come()
+    newcomer.data_received(UPGRADE)
+    door.let_seconds_pass(6)
+    assert (b"connect_timeout" in transport.sent, other.is_aborted) == (False, False)
+    door.node.next_turn()
+    assert b'"type":"connected"' in transport.sent
+    assert status_of(other) == 101
+
+
 def test_many_who_go_at_once_are_ended_a_turn_of_the_event_loop_at_a_time():
     door = Door()
     transports = [door.ask(UPGRADE + CONNECT) for _ in range(3)]
