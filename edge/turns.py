@@ -15,7 +15,7 @@ TURN_S = 0.005
 """A turn does other things besides: deliveries, and cheap steps for each socket that became readable."""
 COST_S = 0.001
 """So long, for each publication that it is to be sent first, a client lets others go before."""
-MOST_COST = 2_000
+MOST_COST = 30_000
 """More does not count: who is behind by millions waits no longer than that while there is no end of others."""
 
 

@@ -25,7 +25,6 @@ from edge.session import CLOSE_CONNECT_TIMEOUT, CLOSE_PING_TIMEOUT, CLOSE_SLOW_C
 from edge.transports.deflate import Deflate
 from edge.transports.frames import PING, PING_FRAME, PONG, TEXT, read_simple, wrap, wrap_binary, wrap_text
 from edge.transports.handshake import Handshake
-from edge.turns import MOST_COST
 from shared.publication import DeltaFormat
 from shared.telemetry import Log
 
@@ -34,7 +33,7 @@ log = Log("distributary.edge.websocket")
 CLOSE_TIMEOUT_S = 10.0
 """How long a client may take to read what is left and to answer a close."""
 MAX_FRAGMENTS = 1_000
-GONE_COST = MOST_COST
+GONE_COST = 2_000
 """By it (`edge.turns`) those who are gone let the frames of those who are there go first."""
 TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; in Python's socket module from 3.12 on."""
