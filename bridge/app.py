@@ -22,10 +22,11 @@ from bridge.adapters.rules_file import RulesFile
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import OnError
 from bridge.core.letter import Origin
+from bridge.core.limits import PipelineSettings, Time
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
 from bridge.dead_letters import DeadLetterQueue
-from bridge.pipeline import Pipeline, PipelineSettings, Time
+from bridge.pipeline import Pipeline
 from bridge.settings import BridgeSettings, check_settings
 from shared.bus.placement import place
 from shared.bus.publisher import BusPublisher
@@ -189,7 +190,7 @@ class _App:
         GCCollector(registry=registry)
         chain, records = self._chain, self._records
         registry.register(
-            PipelineCollector(self.pipeline, cache_bytes=lambda: chain.bytes_held, kafka_is_away=lambda: records.is_away),
+            PipelineCollector(self.pipeline, bases=chain, kafka_is_away=lambda: records.is_away),
         )
         registry.register(RulesCollector(lambda: self._rules_file.state))
         return registry

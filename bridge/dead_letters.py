@@ -96,13 +96,6 @@ class DeadLetterQueue:
         """Whether letters of one of these partitions wait."""
         return any(waiting.partition in partitions for waiting in self._waiting.values())
 
-    def oldest(self) -> dict[Partition, int]:
-        """The oldest record of each partition whose letters wait."""
-        found: dict[Partition, int] = {}
-        for waiting in self._waiting.values():
-            found[waiting.partition] = min(waiting.offset, found.get(waiting.partition, waiting.offset))
-        return found
-
     @property
     def group(self) -> str:
         """Whose letters they are."""

@@ -25,6 +25,7 @@ _METADATA_REFRESH_MS = 10_000
 _QUEUED_KBYTES = 16_384
 """Read ahead for each partition, where librdkafka would take 64 MiB."""
 # librdkafka's own codes begin with an underscore.
+_END = KafkaError._PARTITION_EOF  # noqa: SLF001
 _ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
 _NO_SUCH_TOPIC = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION))  # noqa: SLF001
 _PROBE_INTERVAL_S = 2.0
@@ -74,6 +75,8 @@ class KafkaRecords:
         self._newest: dict[Partition, int] = {}
         self._starts: dict[Partition, int] = {}
         """Where partitions begin of which nothing came yet: without it all that was consumed before would count as lag."""
+        self._ends: dict[Partition, int] = {}
+        """Where the end was reached: behind the newest record there may be marks of transactions, which are no records."""
         self._next_look = 0.0
         self._left: dict[Partition, int | None] = {}
         """Ours still, of topics that are not subscribed to any more; and the first record that came of them since."""
@@ -111,6 +114,7 @@ class KafkaRecords:
         self._stash = [record for record in self._stash if (record.topic, record.partition) not in offsets]
         for (topic, number), offset in offsets.items():
             self._newest[topic, number] = offset - 1
+            self._ends.pop((topic, number), None)
             try:
                 self._consumer.seek(TopicPartition(topic, number, offset))
             except KafkaException as error:
@@ -129,10 +133,12 @@ class KafkaRecords:
             self._on_error(raised.args[0])
             messages = []
         for message in messages:
-            if (error := message.error()) is not None:
-                self._on_error(error)
-            else:
+            if (error := message.error()) is None:
                 self._take(message, records)
+            elif error.code() == _END:
+                self._ends[message.topic() or "", message.partition() or 0] = message.offset() or 0
+            else:
+                self._on_error(error)
         if self._fatal:
             raise RecordsError(self._fatal)
         return records
@@ -191,9 +197,10 @@ class KafkaRecords:
             low, high = self._watermarks(TopicPartition(*partition))
             newest = self._newest.get(partition)
             start = self._starts.get(partition) if newest is None else newest + 1
-            if high < 0 or start is None:
+            end = self._ends.get(partition)
+            if high < 0 or (start is None and end is None):
                 return None
-            total += max(0, high - max(start, low))
+            total += max(0, high - max(start or 0, end or 0, low))
         return total
 
     def close(self) -> None:
@@ -213,7 +220,7 @@ class KafkaRecords:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "partition.assignment.strategy": "cooperative-sticky",
-            "enable.partition.eof": False,
+            "enable.partition.eof": True,
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
         }
@@ -232,6 +239,7 @@ class KafkaRecords:
         self._is_away = False
         newest = self._newest.get(partition, -1)
         if record.offset <= newest:
+            self._ends.pop(partition, None)
             self._log.warning("kafka offsets went back: was the topic deleted and made anew?", record=record.where, newest=newest)
             # Without a pause: where the topic is new, librdkafka would begin it again at each resume.
             self._identities.want({record.topic})
@@ -280,6 +288,7 @@ class KafkaRecords:
         for partition in partitions:
             self._newest.pop(partition, None)
             self._starts.pop(partition, None)
+            self._ends.pop(partition, None)
             self._left.pop(partition, None)
         # Those that we had, too: a topic may have got more partitions, or have been made anew.
         self._identify_anew(topic for topic, _ in self._flow.assigned)

@@ -18,19 +18,33 @@ class Watched(Protocol):
     """What is shown of a pipeline."""
 
     tally: Tally
-    bus_away_since: float | None
     halted: dict[Partition, str]
     lag: int | None
     waiting_for_schema: int
     letters: DeadLetterQueue | None
 
+    @property
+    def bus_away_since(self) -> float | None:
+        """Since when the bus takes nothing."""
+
+
+class Bases(Protocol):
+    """What is shown of a delta chain."""
+
+    hits: int
+    misses: int
+
+    @property
+    def bytes_held(self) -> int:
+        """What it holds."""
+
 
 class PipelineCollector(Collector):
-    """Register it with a prometheus_client registry. `cache_bytes` tells what the delta chain holds."""
+    """Register it with a prometheus_client registry."""
 
-    def __init__(self, pipeline: Watched, *, cache_bytes: Callable[[], int], kafka_is_away: Callable[[], bool]) -> None:
+    def __init__(self, pipeline: Watched, *, bases: Bases, kafka_is_away: Callable[[], bool]) -> None:
         self._pipeline = pipeline
-        self._cache_bytes = cache_bytes
+        self._bases = bases
         self._kafka_is_away = kafka_is_away
 
     def collect(self) -> Iterable[Metric]:
@@ -52,6 +66,7 @@ class PipelineCollector(Collector):
         ):
             yield CounterMetricFamily(f"distributary_bridge_{name}", text, value=value)
         yield self._pushes(tally)
+        yield self._delta_bases()
         yield _problems(tally)
         yield _dead_letters(tally)
         yield from _by_route(tally)
@@ -71,6 +86,14 @@ class PipelineCollector(Collector):
             pushes.add_metric([outcome], value)
         return pushes
 
+    def _delta_bases(self) -> Metric:
+        bases = CounterMetricFamily(
+            "distributary_bridge_delta_bases", "Publications by whether their base was in memory", labels=["result"]
+        )
+        bases.add_metric(["hit"], self._bases.hits)
+        bases.add_metric(["miss"], self._bases.misses)
+        return bases
+
     def _gauges(self) -> Iterable[Metric]:
         pipeline = self._pipeline
         for name, text, value in (
@@ -78,7 +101,7 @@ class PipelineCollector(Collector):
             ("kafka_up", "1 while a broker can be reached", float(not self._kafka_is_away())),
             ("halted_partitions", "Partitions that a problem halted", float(len(pipeline.halted))),
             ("schema_waiting_partitions", "Partitions that wait for a schema of the registry", float(pipeline.waiting_for_schema)),
-            ("delta_cache_bytes", "Bytes that the delta chain holds", float(self._cache_bytes())),
+            ("delta_cache_bytes", "Bytes that the delta chain holds", float(self._bases.bytes_held)),
         ):
             yield GaugeMetricFamily(f"distributary_bridge_{name}", text, value=value)
         if pipeline.letters is not None:

@@ -116,7 +116,7 @@ def _numbers(stats: Stats, speed: Rates) -> Table:
         ),
         ("unchanged", f"{stats.unchanged:,.0f}", "dead letters", f"{stats.dead_letters:,.0f}"),
         ("processor", f"{speed.cpu:.0%}", "problems", f"{stats.problems + stats.failed:,.0f}"),
-        ("memory", f"{_size(stats.memory_bytes)}, bases {_size(stats.delta_cache_bytes)}", "", ""),
+        ("memory", f"{_size(stats.memory_bytes)}, bases {_size(stats.delta_cache_bytes)}", "bases at hand", f"{stats.hit_rate:.1%}"),
     )
     for row in rows:
         table.add_row(*(Text(text, style="dim" if number % 2 == 0 else "") for number, text in enumerate(row)))

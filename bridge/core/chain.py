@@ -36,6 +36,7 @@ _TRUSTED_FOR = 4
 
 _PUBLISHED = frozenset((Outcome.FULL, Outcome.DELTA))
 _CONFIRMING = _PUBLISHED | {Outcome.UNCHANGED}
+_UNCHANGED = Outcome.UNCHANGED
 _REFUSED = frozenset((Outcome.STALE, Outcome.REPEATED))
 
 
@@ -119,6 +120,10 @@ class DeltaChain:
         self._max_entry_bytes = max_bytes
         self._ids = SeenIds(max_bytes // _PART_FOR_IDS)
         self._generation = 0
+        self.hits = 0
+        """Publications whose channel or key had its base here, since the start."""
+        self.misses = 0
+        """Those for which there was none: it was new, or forgotten. They go out in full."""
         self.skipped_as = Outcome.UNCHANGED
         """What the bus would have answered to the last draft for which `prepare` made no push."""
 
@@ -161,7 +166,7 @@ class DeltaChain:
             # The version or the id of what is unchanged is news to the bus.
             if settings.only_changed and sole_writer and not is_ranked and not is_elsewhere and self._is_fresh(entry):
                 entry.skipped = source
-                self.skipped_as = Outcome.UNCHANGED
+                self.skipped_as = _UNCHANGED
                 return ()
             hash_ = base_hash
         else:
@@ -171,6 +176,7 @@ class DeltaChain:
         if key is not None and entry.content_type is ContentType.NONE:
             delta = b""
         keep = entry.keep if settings is entry.settings else _keep(settings)
+        self.hits += 1
         more = None if key is None and not is_ranked and entry.more is None else _More(draft, entry.more)
         new = _Entry(draft, hash_, keep, source, time_ms, more)
         self._replace(place, new, entry.size)
@@ -322,6 +328,7 @@ class DeltaChain:
             more.known_at = now
 
     def _first(self, draft: Draft, source: Source, time_ms: int) -> Push:
+        self.misses += 1
         settings, hash_ = draft.settings, payload_hash(draft.payload)
         keep = _keep(settings)
         more = None if draft.key is None and draft.version is None and not draft.id else _More(draft, None)

@@ -45,6 +45,11 @@ class Checkpoint:
         if progress is not None:
             progress.finish(offset)
 
+    def unfinished_from(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The kafka offset of the oldest unfinished record of each of these partitions that has one."""
+        found = ((partition, self._progress.get(partition)) for partition in partitions)
+        return {partition: progress.begun[0] for partition, progress in found if progress is not None and progress.begun}
+
     def committable(self) -> dict[Partition, int]:
         """For each partition with news since the last commit, the kafka offset to go on from: one more than the last finished record's."""
         return {

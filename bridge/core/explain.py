@@ -265,7 +265,9 @@ def scope_of(route: Route, record: Record) -> Scope:
     """The names that the route's expressions see, the value decoded. Raises EvaluationError and SchemaUnavailableError."""
     scope = Scope(record)
     source = route.source
-    if source.key_decoder is not None and record.key is not None:
+    # As the router does: a key that nothing looks at is no problem.
+    reads_key = any("key" in expression.roots for expression in route.expressions)
+    if reads_key and source.key_decoder is not None and record.key is not None:
         scope.put_key(source.key_decoder.decode(record.key, record))
     scope.put_value(source.decoder.decode(record.value or b"", record))
     return scope

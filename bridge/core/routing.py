@@ -135,7 +135,7 @@ class _Visit:
             self._keys[decoder] = None if self.record.key is None else self._try(decoder, self.record.key)
         decoded = self._keys[decoder]
         if isinstance(decoded, EvaluationError):
-            raise EvaluationError(str(decoded).replace("the value", "the key", 1))
+            raise EvaluationError(_of_key(str(decoded)))
         return decoded
 
     def _try(self, decoder: Decoder, data: bytes) -> Any:
@@ -312,6 +312,11 @@ class _RouteRunner:
         message = f"{visit.record.where}: route {route.name}: {what}"
         place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
         visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, places, items, place))
+
+
+def _of_key(problem: str) -> str:
+    """What a decoder says of a value, said of a key."""
+    return problem.replace("the value", "the key", 1).replace("read this topic with format", "read its keys with `key_format`", 1)
 
 
 class _TooMuchError(EvaluationError):

@@ -52,6 +52,8 @@ class Stats(msgspec.Struct):
     """None while it is not known."""
     halted: float = 0
     delta_cache_bytes: float = 0
+    base_hits: float = 0
+    base_misses: float = 0
     bus_is_up: bool = True
     kafka_is_up: bool = True
     rules_generation: float = 0
@@ -72,6 +74,12 @@ class Stats(msgspec.Struct):
     def saving(self) -> float:
         """The part of the bytes that deltas saved, 0 to 1."""
         return 1 - self.sent_bytes / self.payload_bytes if self.payload_bytes else 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        """The part of the publications whose base was in memory, 0 to 1."""
+        bases = self.base_hits + self.base_misses
+        return self.base_hits / bases if bases else 0.0
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -147,6 +155,11 @@ def _read_route(route: RouteStats, name: str, labels: Mapping[str, str], value: 
 def _read_other(stats: Stats, name: str, labels: Mapping[str, str], value: float) -> None:
     if name == "pushes_total" and (outcome := _OUTCOMES.get(labels["outcome"])) is not None:
         setattr(stats, outcome, getattr(stats, outcome) + value)
+    elif name == "delta_bases_total":
+        if labels["result"] == "hit":
+            stats.base_hits += value
+        else:
+            stats.base_misses += value
     elif name == "lag_records":
         stats.lag = (stats.lag or 0) + value
     elif name == "bus_up":

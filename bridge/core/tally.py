@@ -5,6 +5,9 @@ from __future__ import annotations
 from bridge.core.draft import OnError
 from shared.bus.push import Outcome, Push, Pushed
 
+_UNCHANGED = Outcome.UNCHANGED
+"""Looking it up in the enumeration takes longer than what is done with it."""
+
 
 class Tally:
     """Counts since the start. Written by the pipeline's thread; other threads may read it at any time."""
@@ -161,7 +164,9 @@ class RouteTally:
 
     def skip(self, outcome: Outcome) -> None:
         """Add a draft that was not pushed, because the bus would have answered so."""
-        if outcome is Outcome.STALE:
+        if outcome is _UNCHANGED:  # Nearly always, and often.
+            self.skipped += 1
+        elif outcome is Outcome.STALE:
             self.stale += 1
         elif outcome is Outcome.REPEATED:
             self.repeated += 1

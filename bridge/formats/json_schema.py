@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from bridge.core.decoding import Decode, DecodeError
 from bridge.core.record import Record
 from bridge.formats import wire
@@ -37,7 +39,8 @@ def checker(text: str, references: tuple[tuple[str, RegisteredSchema], ...] = ()
         known: Registry[Any] = Registry().with_resources(
             (name, Resource.from_contents(_json(each.text), default_specification=DRAFT202012)) for name, each in _flat(references)
         )
-        validator = kind(schema, registry=known)
+        extend: Any = jsonschema.validators.extend
+        validator = extend(kind, {"uniqueItems": _unique_items})(schema, registry=known)
     except SchemaError as error:
         raise ConfigurationError([f"is no JSON Schema: {error.json_path}: {error.message[:200]}"]) from error
     except ConfigurationError:
@@ -58,6 +61,31 @@ def checker(text: str, references: tuple[tuple[str, RegisteredSchema], ...] = ()
             raise DecodeError(msg)
 
     return check
+
+
+def _unique_items(_: Any, wanted: Any, items: Any, __: Any) -> Iterator[Exception]:
+    """`uniqueItems` in linear time. The library compares each object with each other: minutes for some thousands of them."""
+    from jsonschema.exceptions import ValidationError  # noqa: PLC0415 - only where values are checked
+
+    if wanted is not True or not isinstance(items, list):
+        return
+    seen: dict[bytes, int] = {}
+    for index, item in enumerate(items):
+        first = seen.setdefault(msgspec.json.encode(_comparable(item), order="sorted"), index)
+        if first != index:
+            yield ValidationError(f"the items {first} and {index} are the same")
+            return
+
+
+def _comparable(value: Any) -> Any:
+    """`value` such that what JSON Schema calls equal (1 and 1.0, but not 1 and true) is written alike."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_comparable(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _comparable(each) for name, each in value.items()}
+    return value
 
 
 def _flat(references: tuple[tuple[str, RegisteredSchema], ...]) -> Iterator[tuple[str, RegisteredSchema]]:

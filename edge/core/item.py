@@ -49,7 +49,9 @@ class KeyedItem(Item, gc=False, eq=False):
 
 def item_of(epoch: str, envelope: Envelope, payload: bytes) -> Item:
     """The publication of an envelope whose full payload is `payload`."""
-    time_ms = None if envelope.time_ms == NO_TIME else envelope.time_ms
+    time_ms: int | None = envelope.time_ms
+    if time_ms == NO_TIME:
+        time_ms = None
     return Item(epoch, envelope.offset, payload, envelope.payload_hash, envelope.content_type, time_ms, envelope.key, envelope.tags)
 
 

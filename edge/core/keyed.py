@@ -21,8 +21,10 @@ from shared.publication import DeltaFormat, payload_hash
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """A delta's result may not be larger. Kafka's own records rarely come near."""
-ENTRY_BYTES = 600
-"""What an entry takes beside its key and payload, about: measured with keys of 10 bytes."""
+ENTRY_BYTES = 350
+"""What an entry takes beside its key and payload (measured, CPython 3.11, 100,000 keys: 290 to 330), without its frames."""
+FRAME_BYTES = 270
+"""What a frame that is kept takes beside its own bytes."""
 MAX_DELETIONS = 1_000
 """Kept in a state of few keys. A larger one keeps a tenth of its keys."""
 _SPARE = 64
@@ -43,11 +45,24 @@ class StateBounds(msgspec.Struct, frozen=True):
 class KeyedState:
     """The newest publication of each key. Time is logarithmic in the number of keys where it is not constant."""
 
-    __slots__ = ("_deletions", "_first", "_items", "_kept_deletions", "_log", "_offsets", "_oldest", "bytes_held", "forgotten_up_to")
+    __slots__ = (
+        "_deletions",
+        "_first",
+        "_items",
+        "_kept_deletions",
+        "_log",
+        "_offsets",
+        "_oldest",
+        "bytes_held",
+        "forgotten_up_to",
+        "frame_bytes",
+    )
 
     def __init__(self, forgotten_up_to: int = 0) -> None:
         self.bytes_held = 0
         """Payloads, keys, and about what the entries take."""
+        self.frame_bytes = 0
+        """Frames of entries that were kept since they were last let go of."""
         self.forgotten_up_to = forgotten_up_to
         """Deletions up to this offset may be missing."""
         self._items: dict[bytes, KeyedItem] = {}
@@ -153,6 +168,9 @@ class KeyedState:
 
     def forget_frames(self) -> None:
         """Let go of the encoded frames of all entries."""
+        if not self.frame_bytes:
+            return
+        self.frame_bytes = 0
         for item in self._items.values():
             item.frames = None
 
@@ -194,6 +212,10 @@ class KeyedLoad:
 
     def __repr__(self) -> str:
         return f"<KeyedLoad of {self.state!r} at {self.newest.offset}, {len(self._entries)} ahead>"
+
+    def __len__(self) -> int:
+        """How many entries are not in the state yet."""
+        return len(self._entries)
 
     @property
     def is_settled(self) -> bool:

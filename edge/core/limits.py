@@ -48,7 +48,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_state_bytes: int = 268_435_456
     """Of them, in one channel."""
     max_all_state_bytes: int = 1_073_741_824
-    """Of them, in all channels together."""
+    """Of them, in all channels together. Frames of them, kept for a second for others who begin, may take as much again."""
     connect_timeout_s: float = 10.0
     ping_interval_s: float = 25.0
     """A ping that is not answered before the next one is due closes the connection."""

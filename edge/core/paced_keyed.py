@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from edge.core.delivery import Delivery, Mode
 from edge.core.hub import Channel
 from edge.core.item import Item, KeyedItem
-from edge.core.keyed import KeyedState
+from edge.core.keyed import FRAME_BYTES, KeyedState
 from edge.core.paced import MOST_AT_ONCE, NOTHING, Due, PacedSubscription
 from edge.core.stream import Gap, Missed
 from edge.core.variant import Variant, caught_up_message, full_frame, step_frame
@@ -183,8 +183,19 @@ class KeyedPaced(PacedSubscription):
         if self.delivery.mode is Mode.ACK:
             self._unacked.append(item.offset)
         if base is None:
-            return full_frame(item, self.channel.label, self.variant)
+            return self._full_frame(item)
         return step_frame(self.channel.step(base, item), self.channel.label, self.variant)
+
+    def _full_frame(self, item: Item) -> bytes:
+        """The frame is kept for others who come now, as long as all that are kept take no more than the state."""
+        keyed = self.channel.stream.keyed
+        if keyed is not None and (item.frames is None or self.variant not in item.frames):
+            if keyed.frame_bytes >= keyed.bytes_held:
+                return self.variant.full_frame(item, self.channel.label)
+            frame = full_frame(item, self.channel.label, self.variant)
+            keyed.frame_bytes += len(frame) + FRAME_BYTES
+            return frame
+        return full_frame(item, self.channel.label, self.variant)
 
     def _base(self, item: KeyedItem) -> KeyedItem | None:
         """What the client holds of the item's key, if that is known and still there."""

@@ -277,13 +277,14 @@ class ChannelStream:
         base = ring[-1] if ring else None
         item = item_of(self.epoch or "", envelope, payload)
         ring.append(item)
-        self.offset = item.offset
+        self.offset = envelope.offset
         self.kind = envelope.kind
-        self.bytes_held += len(payload)
+        held = self.bytes_held + len(payload)
         if base is not None and base.frames is not None:
             base.frames = None  # Whoever recovers makes them anew, once; kept for all they would take more than the payloads.
-        while (len(ring) > self._max_items or self.bytes_held > self._max_bytes) and len(ring) > 1:
-            self.bytes_held -= len(ring.popleft().payload)
+        while (len(ring) > self._max_items or held > self._max_bytes) and len(ring) > 1:
+            held -= len(ring.popleft().payload)
+        self.bytes_held = held
         return Step(item, base, envelope.delta, envelope.body) if envelope.delta else Step(item, base)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import msgspec
@@ -56,10 +56,11 @@ class Variant:
     There is one object for each (`variant_of`), compared by identity: each publication asks for it several times.
     """
 
-    __slots__ = ("_write_delta", "_write_full", "delta", "dialect", "wrap")
+    __slots__ = ("_write_delta", "_write_full", "delta", "dialect", "is_named", "wrap")
 
     def __init__(self, dialect: Dialect, delta: DeltaFormat, wrap: Wrap) -> None:
         self.dialect = dialect
+        self.is_named = dialect.is_named
         self.delta = delta
         self.wrap = wrap
         self._write_full = _full_json if dialect.is_text else _full_msgpack
@@ -82,6 +83,12 @@ class Variant:
             return frame
         full = self.full_frame(item, label)
         return frame if len(frame) < len(full) else full
+
+    def step_frames(self, steps: Sequence[Step], label: Label) -> bytes:
+        """Those of several steps, joined."""
+        if len(steps) == 1:
+            return self.step_frame(steps[0], label)
+        return b"".join([self.step_frame(step, label) for step in steps])
 
 
 @functools.cache
@@ -163,6 +170,11 @@ def _text(data: bytes) -> str:
 
 
 def _full_json(item: Item, label: Label, variant: Variant) -> bytes:
+    if item.content_type is _JSON and item.key is None and not item.tags and variant.delta is not _VCDIFF:  # as nearly all are
+        who = f'"channel":"{label.name}"' if variant.is_named else f'"number":{label.number}'
+        time = "" if item.time_ms is None else f',"time":{item.time_ms}'
+        start = f'{{"type":"publication",{who},"epoch":"{item.epoch}","offset":{item.offset}{time},"data":'
+        return b"".join((start.encode(), item.payload, b"}"))
     head = _head(item, label, variant, with_epoch=True).encode()
     if item.content_type is _JSON and variant.delta is not _VCDIFF:
         return b"".join((head, b',"data":', item.payload, b"}"))

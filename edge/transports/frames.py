@@ -39,8 +39,15 @@ def wrap(first: int, message: bytes) -> bytes:
     return _long_head(first, 127, size) + message
 
 
-wrap_text = functools.partial(wrap, TEXT)
-"""One unfragmented, unmasked text frame."""
+_SHORT_TEXT = [_short_head(TEXT, size) for size in range(_SHORT)]
+
+
+def wrap_text(message: bytes) -> bytes:
+    """One unfragmented, unmasked text frame. Every publication passes here: its head is looked up, not packed."""
+    size = len(message)
+    return _SHORT_TEXT[size] + message if size < _SHORT else wrap(TEXT, message)
+
+
 wrap_binary = functools.partial(wrap, BINARY)
 """One unfragmented, unmasked binary frame."""
 

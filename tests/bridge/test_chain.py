@@ -8,7 +8,7 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.adapters.memory import MemoryBus, MemoryServer
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import ChannelSettings, Draft
 from shared import envelope
@@ -337,3 +337,10 @@ def test_whatever_happens_a_subscriber_has_the_value_that_the_bus_has(events: li
         for data in bridges.server.published[channel]:
             reader.read(data)
         assert reader.value == payload
+
+
+def test_it_counts_how_often_the_base_was_in_memory():
+    chain = make_chain(max_bytes=2_000)
+    for offset, channel in enumerate(["bus:1", "bus:1", "bus:2", "bus:2", "bus:3", "bus:1"]):
+        prepared(chain, make_draft(snapshot(offset), channel), offset)
+    assert (chain.hits, chain.misses) == (2, 4)

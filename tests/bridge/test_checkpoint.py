@@ -88,3 +88,17 @@ def test_a_partition_that_starts_over_is_tracked_anew():
     checkpoint.track(P, 0)
     checkpoint.done(P, 0)
     assert checkpoint.committable() == {P: 1}
+
+
+def test_a_partition_that_starts_over_begins_with_its_oldest_unfinished_record():
+    checkpoint = Checkpoint()
+    for offset in (5, 6, 7):
+        checkpoint.track(P, offset)
+    checkpoint.owe(P, 7, 1)
+    for offset in (5, 7):
+        checkpoint.done(P, offset)
+    checkpoint.track(Q, 1)
+    checkpoint.done(Q, 1)
+    assert checkpoint.unfinished_from([P, Q, ("t", 2)]) == {P: 6}
+    checkpoint.done(P, 6)
+    assert checkpoint.unfinished_from([P]) == {P: 7}

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge.adapters.memory import MemoryBus, MemoryServer
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import ChannelSettings, Draft
 from shared import envelope

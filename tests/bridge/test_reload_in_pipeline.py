@@ -10,19 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
+from bridge.adapters.memory_kafka import MemoryRecords, MemoryTopics
 from bridge.core.chain import DeltaChain
 from bridge.core.flow import Hold
+from bridge.core.limits import PipelineSettings, Time
 from bridge.core.record import Partition
-from bridge.core.reload import Change, compare
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
-from bridge.pipeline import Pipeline, PipelineSettings, Time
+from bridge.pipeline import Pipeline
 from bridge.rules.load import parse_rules
 from shared import envelope
 from shared.bus.layout import BusLayout
 from shared.errors import ConfigurationError
 from shared.publication import DeltaFormat
+from tests.bridge.world import Handed
 
 RULES = """
 version: 1
@@ -40,25 +42,6 @@ TEXT = "a text that makes a delta smaller than what it is a delta of"
 
 def rules(version: int = 1, topics: str = "[a]", on_error: str = "skip", where: str = "") -> CompiledRules:
     return parse_rules(RULES.format(version=version, topics=topics, on_error=on_error, where=where).encode(), "rules.yaml")
-
-
-class Handed:
-    """A `bridge.ports.NewRules` that a test puts rules into."""
-
-    def __init__(self, in_force: CompiledRules) -> None:
-        self.in_force = in_force
-        self.pending: CompiledRules | None = None
-        self.refused: list[str] = []
-
-    def take(self) -> Change | None:
-        pending, self.pending = self.pending, None
-        return compare(self.in_force, pending) if pending is not None else None
-
-    def accept(self, change: Change) -> None:
-        self.in_force = change.rules
-
-    def refuse(self, problems: Sequence[str]) -> None:
-        self.refused += problems
 
 
 class World:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 import redis
 
-from bridge.adapters.memory import MemoryBus, MemoryServer
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
 from bridge.ports import Bus
 from shared import envelope
 from shared.bus.layout import BusLayout

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 
+from confluent_kafka import Producer
+
 from bridge.adapters.kafka import KafkaRecords
 from bridge.core.record import Partition
 from tests.rig.kafka_server import KafkaCluster
@@ -56,3 +58,26 @@ def test_a_topic_that_goes_and_comes_back_at_once_goes_on_where_it_was(kafka: Ka
         records.subscribe([other, topic])
         kafka.produce(topic, [b"20"])
         assert read(20, 100) == list(range(21))
+
+
+def test_the_mark_of_a_transaction_is_no_lag(kafka: KafkaCluster, topic: str):
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic, "log_level": 0})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce(topic, b"one")
+    producer.commit_transaction(20)
+    assert kafka.end_offset(topic) == 2  # The record, and the mark.
+    told = Committing()
+    told.records = records = KafkaRecords(
+        kafka.bootstrap_servers, f"group-{topic}", [topic], start_from="earliest", properties={}, clock=time.monotonic, random=lambda: 0.5
+    )
+    records.start(told)
+
+    def is_read() -> bool:
+        told.offsets += [record.offset for record in records.consume(10, 0.1)]
+        return told.offsets == [0] and records.lag() == 0
+
+    with closing(records):
+        wait_until(is_read, what="no lag", state=lambda: (told.offsets, records.lag()))
+        kafka.produce(topic, [b"two"])
+        wait_until(lambda: [record.value for record in records.consume(10, 0.1)] == [b"two"], what="the next record")

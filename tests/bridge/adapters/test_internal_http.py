@@ -26,6 +26,10 @@ class Watched:
         self.letters: DeadLetterQueue | None = None
 
 
+class Bases:
+    hits, misses, bytes_held = 5, 2, 7
+
+
 class Internal:
     """A server whose health a test sets."""
 
@@ -33,7 +37,7 @@ class Internal:
         self.health = Health("ready", is_alive=True, details={})
         self.watched = Watched()
         registry = CollectorRegistry()
-        registry.register(PipelineCollector(self.watched, cache_bytes=lambda: 7, kafka_is_away=lambda: True))
+        registry.register(PipelineCollector(self.watched, bases=Bases(), kafka_is_away=lambda: True))
         self.server = InternalServer("127.0.0.1", 0, health=lambda: self.health, registry=registry)
 
     def get(self, path: str) -> tuple[int, str]:
@@ -90,6 +94,8 @@ def test_metrics_are_those_of_the_moment(internal: Internal):
         "distributary_bridge_bus_up 1.0",
         "distributary_bridge_kafka_up 0.0",
         "distributary_bridge_delta_cache_bytes 7.0",
+        'distributary_bridge_delta_bases_total{result="hit"} 5.0',
+        'distributary_bridge_delta_bases_total{result="miss"} 2.0',
     ):
         assert line in text.splitlines()
     assert "lag_records" not in text

@@ -124,3 +124,21 @@ def test_long_values_are_shortened_and_many_items_counted():
 )
 def test_the_paths_in_an_expression_are_those_that_begin_in_the_scope(text: str, paths: list[str]):
     assert [path for path, _ in operands(text)] == paths
+
+
+def test_a_key_that_cannot_be_read_is_no_problem_of_routes_that_do_not_look_at_it():
+    rules = parse_rules(
+        b"""
+version: 1
+sources: [{name: a, topics: [one], key_format: json}]
+routes:
+  - {name: plain, split: value, channel: "c:{item}"}
+  - {name: keyed, channel: "k:{key.id}"}
+""",
+        "rules.yaml",
+    )
+    plain, keyed = explain(rules, record(b"[1,2]")).routes
+    assert (plain.outcome, plain.problems, plain.items) == (PUBLISHED, (), 2)
+    assert keyed.outcome == PROBLEM
+    assert "the key is not JSON" in keyed.problems[0]
+    assert "read its keys with `key_format` `string`" in keyed.problems[0]

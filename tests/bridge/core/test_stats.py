@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from bridge.adapters.memory import MemoryBus, MemoryRecords, MemoryServer, MemoryTopics
+from bridge.adapters.memory_bus import MemoryBus, MemoryServer
+from bridge.adapters.memory_kafka import MemoryRecords, MemoryTopics
 from bridge.adapters.metrics import PipelineCollector
 from bridge.core.chain import DeltaChain
 from bridge.core.draft import OnError
+from bridge.core.limits import Time
 from bridge.core.routing import Router
 from bridge.core.stats import Rates, Sample, Stats, rates, read
-from bridge.pipeline import Pipeline, Time
+from bridge.pipeline import Pipeline
 from bridge.rules.load import parse_rules
 
 RULES = b"""
@@ -16,9 +18,13 @@ routes: [{name: a, channel: a}]
 """
 
 
+class Bases:
+    hits, misses, bytes_held = 3, 1, 1000
+
+
 def samples(pipeline: Pipeline, **labels: str) -> list[Sample]:
     """What a scrape of this pipeline gives."""
-    collector = PipelineCollector(pipeline, cache_bytes=lambda: 1000, kafka_is_away=lambda: False)
+    collector = PipelineCollector(pipeline, bases=Bases(), kafka_is_away=lambda: False)
     return [(sample.name, sample.labels | labels, sample.value) for family in collector.collect() for sample in family.samples]
 
 
@@ -44,6 +50,7 @@ def test_everything_is_read_from_the_metrics_of_one_process():
     assert (stats.records, stats.record_bytes, stats.publications, stats.unchanged) == (10, 1000, 6, 10)
     assert (stats.problems, stats.dead_letters, stats.halted, stats.lag, stats.delta_cache_bytes) == (2, 3, 1, 7, 1000)
     assert stats.saving == 0.75
+    assert stats.hit_rate == 0.75
     assert stats.bus_is_up
     assert stats.kafka_is_up
     assert stats.workers is None
@@ -52,12 +59,13 @@ def test_everything_is_read_from_the_metrics_of_one_process():
 
 def test_workers_are_added_up_and_one_that_lacks_the_bus_shows():
     away = busy()
-    away.bus_away_since = 1.0
+    away._delivery.away_since = 1.0
     found = [*samples(busy(), worker="0"), *samples(away, worker="1"), ("distributary_bridge_workers", {}, 2.0)]
     stats = read(found, 1.0)
     assert (stats.records, stats.publications, stats.lag, stats.halted, stats.workers) == (20, 12, 14, 2, 2)
     assert not stats.bus_is_up
     assert stats.routes["a"].publications == 8
+    assert (stats.base_hits, stats.base_misses) == (6, 2)
 
 
 def test_without_a_lag_it_is_unknown_and_not_0():

@@ -48,6 +48,17 @@ def test_a_schema_that_goes_round_in_circles_is_a_problem():
         json_schema.checker('{"$ref": "#"}')(7)
 
 
+def test_unique_items_of_a_long_list_are_checked_in_linear_time():
+    check = json_schema.checker('{"properties": {"list": {"uniqueItems": true}}}')
+    check({"list": [{"a": number} for number in range(50_000)]})  # Comparing each with each would take hours.
+    check({"list": [1, True, "1", [1], {"a": 1}, {"a": True}, 0, False, None]})
+    for same in ([1, 2, 1.0], [{"a": 1, "b": [2.0]}, {"b": [2], "a": 1.0}]):
+        with pytest.raises(DecodeError, match=r"\$\.list: the items 0 and \d are the same"):
+            check({"list": same})
+    check({"list": "no list"})
+    json_schema.checker('{"uniqueItems": false}')([1, 1])
+
+
 class TestByTheRegistry:
     def test_values_are_checked_against_the_schema_that_they_name(self, fake: FakeRegistry):
         number = fake.register("t-value", PRICE, "JSON")

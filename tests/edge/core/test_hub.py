@@ -78,6 +78,75 @@ class TestDeliver:
         channel.remove(stays.subscription)
         assert (channel.subscribers, channel.groups) == (0, {})
 
+    def test_whoever_comes_leaves_or_writes_elsewhere_counts_from_the_next_publication_on(self, channel: Channel):
+        first, second = Reader(channel, wanted(), in_step=True), Reader(channel, wanted(), in_step=True)
+        channel.remove(second.subscription)
+        publish(channel, 2)
+        third, behind = Reader(channel, wanted(), in_step=True), Reader(channel, wanted(), in_step=False)
+        publish(channel, 3)
+        elsewhere: list[bytes] = []
+        channel.rewrite(first.subscription, elsewhere.append)
+        publish(channel, 4)
+        publish(channel, 5)
+        channel.remove(first.subscription)
+        channel.remove(behind.subscription)
+        publish(channel, 6)
+        other = Reader(channel, wanted(DeltaFormat.NONE), in_step=True)
+        publish(channel, 7)
+        everybody = (first.writes, elsewhere, second.writes, third.writes, behind.writes, other.writes)
+        got = [[frame["offset"] for write in writes for frame in frames(write)] for writes in everybody]
+        assert got == [[2, 3], [4, 5], [], [3, 4, 5, 6, 7], [3, 4, 5], [7]]
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_after_a_publication_one_can_write_elsewhere_hear_of_a_gap_and_leave(self, channel: Channel, count: int):
+        readers = [Reader(channel, wanted(), in_step=True) for _ in range(count)]
+        publish(channel, 2)
+        elsewhere: list[bytes] = []
+        channel.rewrite(readers[0].subscription, elsewhere.append)
+        publish(channel, 3)
+        refill = channel.stream.refill([], asked=1, most=10)
+        assert refill.gap is not None
+        channel.tell_gap(refill.gap, refill.steps)
+        publish(channel, 1)
+        assert [frames(write)[0].get("base") for write in elsewhere] == [2, None, None]
+        publish(channel, 2)
+        channel.remove(readers[0].subscription)
+        publish(channel, 3)
+        assert (len(readers[0].writes), len(elsewhere)) == (1, 4)
+
+    def test_after_a_publication_all_can_be_ended(self, channel: Channel):
+        reader = Reader(channel, wanted(), in_step=True)
+        publish(channel, 2)
+        channel.tell_too_large("its state is too large")
+        publish(channel, 3)
+        assert len(reader.writes) == 1
+
+    def test_one_at_its_own_pace_is_told_from_the_next_publication_on(self, channel: Channel):
+        reader, paced = Reader(channel, wanted(), in_step=True), Poked()
+        publish(channel, 2)
+        channel.add_paced(paced)
+        publish(channel, 3)
+        channel.remove_paced(paced)
+        publish(channel, 4)
+        assert (len(reader.writes), paced.pokes) == (3, 1)
+
+
+class Poked:
+    """One at its own pace that only counts."""
+
+    def __init__(self) -> None:
+        self.pokes = 0
+
+    def poke(self) -> None:
+        """See `edge.core.hub.Paced`."""
+        self.pokes += 1
+
+    def on_gap(self, gap: Gap) -> None:
+        """See `edge.core.hub.Paced`."""
+
+    def on_too_large(self, why: str) -> None:
+        """See `edge.core.hub.Paced`."""
+
 
 class TestGap:
     GAP = Gap("history_trimmed", Missed(2, 4))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import edge.core.keyed
 from edge.core.item import keyed_item_of
-from edge.core.keyed import KeyedLoad, KeyedState, StateBounds, StateTooLargeError
+from edge.core.keyed import ENTRY_BYTES, KeyedLoad, KeyedState, StateBounds, StateTooLargeError
 from shared.envelope import Envelope
 from shared.errors import DeltaError
 from tests.edge.builders import EPOCH_TEXT, OTHER, deletion, keyed, value
@@ -127,7 +127,7 @@ class TestLoad:
         assert not load.finish([keyed(1, "a", epoch=OTHER)])
         assert not load.finish([])
 
-    @pytest.mark.parametrize("bounds", [StateBounds(1, 1_000_000), StateBounds(10, 900)])
+    @pytest.mark.parametrize("bounds", [StateBounds(1, 1_000_000), StateBounds(10, 2 * ENTRY_BYTES)])
     def test_more_than_it_may_have_is_refused(self, bounds: StateBounds):
         with pytest.raises(StateTooLargeError):
             self.load(keyed(2, "b"), keyed(1, "a"), keyed(2, "b"), bounds=bounds)

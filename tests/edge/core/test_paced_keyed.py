@@ -109,6 +109,22 @@ class TestTheStart:
         assert turn(subscription) == [3, 4, "caught_up"]
 
 
+class TestFrames:
+    def test_what_is_kept_of_them_takes_no_more_than_the_state_and_everybody_gets_all_the_same(self):
+        channel = channel_of(*(keyed(offset, f"k{offset:03}", b'"' + b"x" * 500 + b'"') for offset in range(1, 51)))
+        state = channel.stream.keyed
+        assert state is not None
+        dialects = (Dialect.JSON, Dialect.JSON_NAMED, Dialect.MSGPACK)
+        for dialect in (*dialects, *dialects):
+            subscription = KeyedPaced(channel, variant(dialect), Delivery(), 0)
+            frames = subscription.advance(1.0, is_writable=True).frames
+            assert frames.count(b"x" * 500) == 50
+        kept = sum(len(frame) for item in state.after(0, 100) for frame in (item.frames or {}).values())
+        assert 50 * 500 < kept < state.bytes_held + 1_000
+        channel.stream.forget_frames()
+        assert [item.frames for item in state.after(0, 100)] == [None] * 50
+
+
 class TestConflation:
     def test_the_newest_of_each_key_in_ascending_order(self):
         channel = channel_of(keyed(1, "a"), keyed(2, "b"))
