@@ -48,6 +48,11 @@ class Turns:
             return False
         return self._clock() >= self._until
 
+    def charge(self, seconds: float) -> None:
+        """Take so much off this turn's time: for what was caused in it, and is done after it."""
+        if self._until:
+            self._until -= seconds
+
     def later(self, work: Callable[[], None], cost: int = 0) -> None:
         """Do this in a turn to come. `cost` is in publications that are to be sent first."""
         self._count += 1

@@ -33,6 +33,8 @@ log = Log("distributary.edge.websocket")
 CLOSE_TIMEOUT_S = 10.0
 """How long a client may take to read what is left and to answer a close."""
 MAX_FRAGMENTS = 1_000
+CLOSE_S = 0.00005
+"""What the event loop and the kernel take to close a connection, at the end of the turn."""
 GONE_COST = 2_000
 """By it (`edge.turns`) those who are gone let the frames of those who are there go first."""
 TCP_NOTSENT_LOWAT = 25
@@ -249,6 +251,7 @@ class WebSocketConnection(asyncio.Protocol):
     def end(self) -> None:
         """The client is gone: leave everything."""
         self._stop()
+        self._all.node.turns.charge(CLOSE_S)
         if self in self._all.open:
             self._transport.close()
             return

@@ -51,6 +51,16 @@ def test_a_turn_is_over_after_its_time_and_the_next_one_is_new():
     assert not bench.turns.is_over()
 
 
+def test_what_is_done_after_the_turn_counts_in_it():
+    bench = Bench()
+    assert not bench.turns.is_over()
+    bench.turns.charge(TURN_S)
+    assert bench.turns.is_over()
+    bench.next_turn()
+    bench.turns.charge(TURN_S)
+    assert not bench.turns.is_over(), "a turn that has not begun has all its time"
+
+
 def test_what_waits_goes_first_a_turns_worth_at_a_time():
     bench = Bench()
     for number in range(10):
