@@ -1,7 +1,7 @@
 # Two images from one file:
 #   docker build --target bridge -t REGISTRY/distributary-bridge:VERSION .
 #   docker build --target edge   -t REGISTRY/distributary-edge:VERSION .
-# The edge's image has no Kafka library in it, and neither has a compiler or pip.
+# The bridge's reads every format (the extra `formats`). The edge's has no Kafka library in it, and neither has a compiler or pip.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
@@ -24,11 +24,11 @@ RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM build AS build-bridge
 RUN pip --python /opt/distributary/bin/python install "distributary[bridge,formats,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
-    && /opt/distributary/bin/python -c "import bridge, confluent_kafka, fastavro, google.protobuf, _xdelta3"
+    && /opt/distributary/bin/python -c "import bridge, confluent_kafka.schema_registry, fastavro, google.protobuf, google.transit, grpc_tools, jsonschema, _xdelta3"
 
 FROM build AS build-edge
 RUN pip --python /opt/distributary/bin/python install "distributary[edge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
-    && /opt/distributary/bin/python -c "import edge, _xdelta3; from importlib.util import find_spec; assert find_spec('confluent_kafka') is None"
+    && /opt/distributary/bin/python -c "import edge, _xdelta3; from importlib.util import find_spec; assert not any(map(find_spec, ('confluent_kafka', 'fastavro', 'grpc_tools')))"
 
 FROM ${PYTHON_IMAGE} AS runtime
 RUN groupadd --gid 10001 distributary \

@@ -245,7 +245,8 @@ class WebSocketConnection(asyncio.Protocol):
         if not self._is_open:
             return
         ws = self._protocol()
-        ws.send_close(code, reason)
+        if ws.state is State.OPEN:  # Else the client's own close was read with what we close it for, and is answered.
+            ws.send_close(code, reason)
         self._flush(ws)
 
     def end(self) -> None:

@@ -6,12 +6,15 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import copytree
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import yaml
 
+from bridge.adapters.rules_file import RulesFile
+from bridge.rules.load import load_rules
 from edge.core.delivery import Mode
 from edge.namespaces import load_policies
 
@@ -205,6 +208,7 @@ def test_bridge_gets_each_option(render: Render) -> None:
     }
     full = environment(render("full"), "bridge")
     assert full["BRIDGE_KAFKA_PROPERTIES"] == "/etc/distributary-kafka/kafka.properties"
+    assert full["BRIDGE_WORKERS"] == "2"
     assert full["TZ"] == "UTC"
 
 
@@ -275,14 +279,123 @@ def test_a_changed_url_rolls_bridge_and_edge(render: Render) -> None:
     assert pod_of(before, "edge") != pod_of(after, "edge")
 
 
-def test_changed_rules_roll_the_bridge_alone(render: Render, tmp_path: Path) -> None:
+def rules_of(manifests: list[Manifest], folder: Path) -> Path:
+    """The files that the chart itself puts where the bridge looks for its rules, in `folder`; the path of the rules among them."""
+    for name, text in only(manifests, "ConfigMap", "bridge")["data"].items():
+        (folder / name).write_text(text, encoding="utf-8")
+    mounts = {one["name"]: one["mountPath"] for one in pod_of(manifests, "bridge")["spec"]["containers"][0]["volumeMounts"]}
+    place = Path(environment(manifests, "bridge")["BRIDGE_RULES"])
+    assert str(place.parent) == mounts["rules"]
+    return folder / place.name
+
+
+def sources_of_rules(manifests: list[Manifest]) -> list[Manifest]:
+    """What the folder of the rules is put together from; one volume, so that a kubelet renews all of it at once."""
+    (volume,) = [one for one in pod_of(manifests, "bridge")["spec"]["volumes"] if one["name"] == "rules"]
+    return [one["configMap"] for one in volume["projected"]["sources"]]
+
+
+def test_changed_rules_and_schemas_roll_nothing(render: Render, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text('# kept as it is: "{item.id}" {{ .Values }} é\nroutes: []\n', encoding="utf-8")
-    before, after = render("trial"), render("trial", "--set-file", f"bridge.rules={rules}")
-    assert only(after, "ConfigMap", "bridge")["data"] == {"rules.yaml": rules.read_text(encoding="utf-8")}
+    schema = tmp_path / "order.avsc"
+    schema.write_text('"string"\n', encoding="utf-8")
+    new = ["--set-file", f"bridge.rules={rules}", "--set-file", f"bridge.schemas.order\\.avsc={schema}"]
+    before, after = render("trial"), render("trial", *new)
+    assert only(after, "ConfigMap", "bridge")["data"] == {"rules.yaml": rules.read_text(encoding="utf-8"), "order.avsc": '"string"\n'}
+    for component in ("bridge", "edge", "redis"):
+        assert pod_of(before, component) == pod_of(after, component)
+
+
+@pytest.mark.parametrize("changed", ["bridge.rules=x", "bridge.schemas.a=x"])
+def test_they_roll_the_bridge_alone_where_it_is_wanted(render: Render, changed: str) -> None:
+    before, after = (render("trial", "--set", "bridge.rollOnRulesChange=true", *more) for more in ([], ["--set", changed]))
     assert pod_of(before, "bridge") != pod_of(after, "bridge")
     assert pod_of(before, "edge") == pod_of(after, "edge")
     assert pod_of(before, "redis") == pod_of(after, "redis")
+
+
+@pytest.mark.parametrize("values", ["trial", "full"])
+def test_the_rules_of_the_examples_are_what_the_bridge_takes(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: str
+) -> None:
+    monkeypatch.setenv("REGISTRY_PASSWORD", "x")
+    assert load_rules(rules_of(render(values), tmp_path)).routes
+
+
+def test_a_renewed_schema_alone_is_taken_over(render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubelet that renews the folder makes all of its files anew and turns one link: so the bridge reads its rules again."""
+    monkeypatch.setenv("REGISTRY_PASSWORD", "x")
+    for number in (1, 2):
+        folder = tmp_path / f"..{number}"
+        folder.mkdir()
+        rules_of(render("full"), folder)
+    schema = (tmp_path / "..2" / "order.avsc").read_text(encoding="utf-8")
+    (tmp_path / "..2" / "order.avsc").write_text(schema.replace("long", "double"), encoding="utf-8")
+    (tmp_path / "..data").symlink_to("..1")
+    for name in ("rules.yaml", "order.avsc"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    file = RulesFile(tmp_path / "rules.yaml", wall_clock=lambda: 0.0)
+    file.load()
+    (tmp_path / "..data_tmp").symlink_to("..2")
+    (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+    file.look()
+    file.look()
+    change = file.take()
+    assert change is not None
+    assert change.changed == ("orders",)
+
+
+def test_rules_and_schemas_of_ones_own_lie_in_one_folder(render: Render) -> None:
+    assert sources_of_rules(render("trial")) == [{"name": "x-distributary-bridge"}]
+    assert sources_of_rules(render("own-bus")) == [{"name": "my-schemas"}, {"name": "my-rules"}]
+    more = {"name": "money", "items": [{"key": "money.proto", "path": "common/money.proto"}]}
+    assert sources_of_rules(render("full")) == [{"name": "x-delta-bridge"}, more]
+    both = render("own-bus", "--set", "bridge.schemas.a=b")
+    assert sources_of_rules(both) == [{"name": "x-distributary-bridge"}, {"name": "my-schemas"}, {"name": "my-rules"}]
+    assert only(both, "ConfigMap", "bridge")["data"] == {"a": "b"}
+
+
+def test_secrets_for_the_rules_come_by_the_bridges_environment(render: Render) -> None:
+    (bridge,) = pod_of(render("full"), "bridge")["spec"]["containers"]
+    assert bridge["envFrom"] == [{"secretRef": {"name": "live-registry"}}]
+    (edge,) = pod_of(render("full"), "edge")["spec"]["containers"]
+    assert "envFrom" not in edge
+
+
+def test_a_registry_that_the_bridge_is_not_let_to_is_told(run: Callable[..., CompletedProcess[str]], helm: str, tmp_path: Path) -> None:
+    chart = copytree(CHART, tmp_path / "chart")
+    notes = (chart / "templates" / "NOTES.txt").rename(chart / "templates" / "_notes.tpl")
+    notes.write_text(f'{{{{ define "notes" }}}}{notes.read_text(encoding="utf-8")}{{{{ end }}}}', encoding="utf-8")
+    (chart / "templates" / "notes.yaml").write_text('notes: {{ include "notes" . | quote }}\n', encoding="utf-8")
+    shown = [
+        helm,
+        "template",
+        "x",
+        chart,
+        "--kube-version",
+        "1.30.0",
+        "-s",
+        "templates/notes.yaml",
+        "-f",
+        CHART / "ci" / "full-values.yaml",
+    ]
+    closed, opened = (
+        yaml.safe_load(run(*shown, *more).stdout)["notes"] for more in (["--set-json", "networkPolicy.bridgeExtraEgress=[]"], [])
+    )
+    warning = "WARNING: the rules name a schema registry"
+    assert warning in closed
+    assert warning not in opened
+    assert "4. Change the rules: the bridge's pods roll." in opened
+
+
+def test_properties_beside_a_secret_are_options_and_in_no_secret(render: Render) -> None:
+    manifests = render("own-bus")
+    (bridge,) = pod_of(manifests, "bridge")["spec"]["containers"]
+    assert bridge["args"] == ["run", "--kafka-property=fetch.max.bytes=52428800", "--kafka-property=security.protocol=SASL_SSL"]
+    assert environment(manifests, "bridge")["BRIDGE_KAFKA_PROPERTIES"] == "/etc/distributary-kafka/kafka.properties"
+    assert find(manifests, "Secret", "bridge") == []
+    assert pod_of(render("full"), "bridge")["spec"]["containers"][0]["args"] == ["run"]
 
 
 def test_kafka_properties_are_written_as_librdkafka_reads_them(render: Render) -> None:
@@ -298,7 +411,6 @@ def test_kafka_properties_are_written_as_librdkafka_reads_them(render: Render) -
 def test_objects_of_ones_own_are_mounted(render: Render) -> None:
     manifests = render("own-bus")
     volumes = {one["name"]: one for one in pod_of(manifests, "bridge")["spec"]["volumes"]}
-    assert volumes["rules"]["configMap"]["name"] == "my-rules"
     assert volumes["kafka-properties"]["secret"]["secretName"] == "my-kafka"
     assert {one["name"]: one for one in pod_of(manifests, "edge")["spec"]["volumes"]}["namespaces"]["configMap"]["name"] == "my-namespaces"
     assert find(manifests, "ConfigMap", "edge") == []

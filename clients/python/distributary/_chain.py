@@ -67,6 +67,7 @@ class Chain:
         self._bases: dict[str, _Base] = {}
         """On a keyed channel: what the next delta of each key applies to."""
         self._has_deltas = True
+        self._is_keyed = False
         self._is_catching_up = True
         """Whether offsets of a keyed channel skip, because of each key only the newest value comes."""
         self._starts_state = True
@@ -120,7 +121,8 @@ class Chain:
         """The application has handled everything up to here. False where that is no news, or of an epoch that is over."""
         last, at = self.acked, self._at
         if last is not None and last.epoch == position.epoch:
-            if position.offset <= last.offset:
+            # Where a keyed channel's state comes anew, its offsets begin far below what was acknowledged before.
+            if position.offset == last.offset or (position.offset < last.offset and not self._is_keyed):
                 return False
         elif (last is not None or self.position == BEGINNING) and (at is None or at.epoch != position.epoch):
             return False
@@ -190,6 +192,7 @@ class Chain:
     def _hold(self, incoming: Incoming, base: _Base) -> None:
         """Keep what the next delta (of the key) applies to."""
         key = incoming.key
+        self._is_keyed = key is not None
         if key is None:
             self._base = base
         elif incoming.content_type is ContentType.NONE:

@@ -18,8 +18,16 @@
 {{- if and $bridge.rules $bridge.existingRulesConfigMap -}}
 {{- $problems = append $problems "bridge.rules and bridge.existingRulesConfigMap are both given: leave one of them out" -}}
 {{- end -}}
-{{- if and $bridge.kafkaProperties $bridge.existingKafkaPropertiesSecret -}}
-{{- $problems = append $problems "bridge.kafkaProperties and bridge.existingKafkaPropertiesSecret are both given: leave one of them out" -}}
+{{- if hasKey $bridge.schemas "rules.yaml" -}}
+{{- $problems = append $problems "bridge.schemas.rules.yaml is the name of the rules: give them by bridge.rules" -}}
+{{- end -}}
+{{- range $name, $_ := $bridge.kafkaProperties -}}
+{{- if and $bridge.existingKafkaPropertiesSecret (regexMatch "password|secret|token|jaas|key[.]pem|oauthbearer[.]config" $name) -}}
+{{- $problems = append $problems (printf "bridge.kafkaProperties has %s beside bridge.existingKafkaPropertiesSecret, where it would be shown: put it into that Secret" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (hasKey $bridge.kafkaProperties "group.instance.id") (gt (int $bridge.replicas) 1) -}}
+{{- $problems = append $problems "bridge.kafkaProperties has group.instance.id with more than one replica: they would throw each other out of the group" -}}
 {{- end -}}
 
 {{- $buses := list -}}

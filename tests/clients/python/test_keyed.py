@@ -123,6 +123,33 @@ def test_in_mode_conflate_the_newest_of_each_key_waits_and_the_mark_keeps_its_pl
     run(main())
 
 
+def test_in_mode_ack_a_state_that_comes_anew_is_acknowledged_too():
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.take(mode="ack", window=4, **STATE)
+        await put(peer, 9, "a", 1)
+        await caught_up(peer, 9)
+        assert (await peer.expect("ack"))["offset"] == 9
+        await peer.send({"type": "gap", "number": 17, "reason": "history_trimmed", "missed": {"from": 10, "to": 20}, "epoch": EPOCH})
+        await put(peer, 5, "b", 2)
+        assert (await peer.expect("ack"))["offset"] == 5
+        await put(peer, 20, "a", 3)
+        assert (await peer.expect("ack"))["offset"] == 20
+        await put(peer, 21, "c", 4)
+        await peer.stay()
+
+    async def main() -> None:
+        async with FakeEdge(script) as edge, client_of(edge, format="json", delta=()) as client:
+            subscription = client.subscribe(BUS, mode="ack", keep_state=True)
+            for offset in (9, 5, 20, 21):
+                publication = await anext(subscription)
+                assert publication.position.offset == offset
+                await subscription.ack(publication)
+            assert held(subscription) == {"b": 2, "a": 3, "c": 4}
+
+    run(main())
+
+
 def test_an_empty_channel_has_an_empty_state_at_once():
     async def script(peer: Peer) -> None:
         await peer.welcome()

@@ -368,3 +368,18 @@ async def test_an_upgrade_on_a_connection_that_uvicorn_had():
     assert isinstance(transport.protocol, WebSocketConnection)
     entry.connection_lost(None)
     assert door.endpoint.counter.total == 0
+
+
+def test_a_client_that_is_closed_for_its_frames_may_have_closed_in_the_same_read() -> None:
+    door = Door()
+    transport = door.ask()
+    begun, bad, close = frame(0x01, b"{"), frame(0x80, b"") + frame(0x81, b"no JSON") * 20, frame(0x88, b"\x03\xe8")
+    cast("WebSocketConnection", transport.protocol).data_received(begun + bad + close)
+    assert transport.is_closed
+    assert frame_of_close(transport.sent) == 1000
+
+
+def frame_of_close(sent: bytes) -> int:
+    """The code of the close frame at the end of what was sent."""
+    assert sent[-4:-2] == b"\x88\x02"
+    return int.from_bytes(sent[-2:], "big")
