@@ -55,7 +55,7 @@ struct client {
 
 static struct client clients[MOST];
 static int count, poller, connecting, pongs;
-static long long publications, bytes, lost, duplicates, gaps, unrecovered, errors, refused, closed_by_edge, samples, slowest;
+static long long publications, bytes, lost, duplicates, gaps, unrecovered, errors, refused, closed_by_edge, closes, samples, slowest;
 static unsigned latencies[LATENCIES + 1];
 static char *buffer;
 
@@ -232,7 +232,9 @@ static size_t frames(struct client *c, char *data, size_t size, long long now) {
     }
     if (size - at < skip + length) break;
     int opcode = head[0] & 15;
-    if (opcode == 1) {
+    if (opcode == 8) {
+      if (!closes++) fprintf(stderr, "clients: close frame: %d %.*s\n", length < 2 ? 0 : (data[at + skip] & 255) << 8 | (data[at + skip + 1] & 255), (int)length - 2, data + at + skip + 2);
+    } else if (opcode == 1) {
       on_message(c, data + at + skip, length, now);
     } else if (opcode == 9) {
       static const char pong[6] = {(char)0x8a, (char)0x80, 0, 0, 0, 0};
@@ -279,8 +281,8 @@ static void on_readable(struct client *c) {
   if (got <= 0) {
     if (got < 0 && errno == EAGAIN) return;
     int was_waiting = c->state == CONNECTING || c->state == SHAKING;
-    if (!was_waiting) closed_by_edge++;
-    end(c, was_waiting ? WAITING : GONE);
+    if (!was_waiting && !closed_by_edge++) fprintf(stderr, "clients: closed by the edge: %s\n", got < 0 ? strerror(errno) : "end of stream");
+    end(c, was_waiting || c->state == ASKING ? WAITING : GONE);
     c->retry_at = now_ns() + 1000000LL * (500 + rand() % 1000);
     return;
   }
@@ -363,7 +365,7 @@ static long long percentile(double of) {
 }
 
 static void reset(void) {
-  publications = bytes = lost = duplicates = gaps = unrecovered = errors = refused = closed_by_edge = samples = slowest = 0;
+  publications = bytes = lost = duplicates = gaps = unrecovered = errors = refused = closed_by_edge = closes = samples = slowest = 0;
   memset(latencies, 0, sizeof latencies);
 }
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.measure import Helper, compiled, cpu_ns, free_port
 from shared.bus.layout import BusLayout
 from shared.bus.publisher import BusPublisher
@@ -56,11 +58,14 @@ def channel(number: int) -> str:
 class Publisher:
     """Pushes to channels as a bridge does. The payload is text that begins with the time, so that clients can tell the latency."""
 
-    def __init__(self, url: str, *, characters: int = DATA_CHARACTERS, history: int = 100) -> None:
+    def __init__(self, url: str, *, characters: int = DATA_CHARACTERS, history: int = 100, keys: int = 0) -> None:
+        """With `keys` channels are keyed, and the keys take turns."""
         self._bus = BusPublisher(connect_servers([url]), BusLayout(), instance="bench")
         self._bus.open()
         self._source = source_id("bench", "bench", 0)
-        self._sent = 0
+        self.sent = 0
+        """Publications, of all channels."""
+        self._keys = keys
         self._lock = threading.Lock()
         self._beaten_at = 0.0
         self._keep = Keep(history_size=history)
@@ -76,9 +81,12 @@ class Publisher:
             payload = f'"{time.monotonic_ns() // 1000:012},{"x" * self.characters}'[: self.characters + 1].encode() + b'"'
             digest = payload_hash(payload)
             for number in channels:
-                self._sent += 1
-                source = Source(self._source, self._sent, 0)
-                pushes.append(Push(channel(number), payload, digest, ContentType.JSON, Kind.LATEST, NO_TIME, source, self._keep))
+                self.sent += 1
+                source = Source(self._source, self.sent, 0)
+                push = Push(channel(number), payload, digest, ContentType.JSON, Kind.LATEST, NO_TIME, source, self._keep)
+                if self._keys:
+                    push = msgspec.structs.replace(push, kind=Kind.KEYED, key=b"%d" % (self.sent % self._keys))
+                pushes.append(push)
         with self._lock:
             self._bus.push(pushes)
 
@@ -97,8 +105,8 @@ class Publisher:
             time.sleep(max(0, start + (number + 1) * interval_s - time.monotonic()))
 
     @contextlib.contextmanager
-    def going_on(self, channels: Sequence[int], interval_s: float) -> Iterator[None]:
-        """Push to each of the channels once in `interval_s`, a few at a time, in a thread, while the block runs.
+    def going_on(self, channels: Sequence[int], interval_s: float, *, count: int = 1) -> Iterator[None]:
+        """Push to each of the channels `count` times in `interval_s`, a few at a time, in a thread, while the block runs.
 
         Afterwards all have had as many publications: those in `passes`.
         """
@@ -109,7 +117,7 @@ class Publisher:
         def work() -> None:
             while not ended.is_set():
                 for some in slices:
-                    self.push(some)
+                    self.push(some, count)
                     ended.wait(interval_s / len(slices))
                 self.passes += 1
 

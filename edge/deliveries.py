@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 from edge.core.hub import Channel, Outgoing, write_all
 from edge.core.item import Step
+from shared.telemetry import Log
+
+log = Log("distributary.edge.deliveries")
 
 SLICE_S = 0.02
 LOOK_AFTER = 1_000
@@ -76,7 +79,10 @@ class Deliveries:
         outgoing: list[Outgoing] = []
         writes = 0
         for channel in list(self._due):
-            channel.encode(self._due.pop(channel), outgoing)
+            try:
+                channel.encode(self._due.pop(channel), outgoing)
+            except Exception:  # The other channels' subscribers have no part in it; those of this one see a hole, and come back.
+                log.exception("publications could not be written", channel=channel)
             writes += 1 + channel.subscribers
             if writes >= self._look_after:
                 write_all(outgoing)
@@ -89,7 +95,7 @@ class Deliveries:
 
     def _begin_turn(self) -> None:
         self._until = 0.0
-        if self._due:
+        if self._due or self._is_holding:  # What was due may have been flushed or forgotten since: the bus is read again all the same.
             self.go_on()
 
     def _tell_held(self) -> None:

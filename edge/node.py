@@ -226,7 +226,7 @@ class Node:
         if channel.stream.keyed is not None:
             kind = KeyedPaced
             self._framed[self._lanes[channel.label.name]] = None
-        pacer = Pacer(kind(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.on_verify, holder, self.turns)
+        pacer = Pacer(kind(channel, variant, delivery, cursor), pipe, self._bus, self.clock, self.turns, self.on_verify, holder)
         channel.add_paced(pacer)
         return pacer
 

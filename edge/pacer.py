@@ -13,7 +13,7 @@ from edge.core.paced_keyed import KeyedPaced
 from edge.core.stream import Gap
 from edge.core.variant import full_frame
 from edge.ports import Bus, ClientPipe
-from edge.turns import Turns
+from edge.turns import MOST_COST, Turns
 from shared.envelope import epoch_to_text
 from shared.errors import BusUnavailableError
 
@@ -22,10 +22,10 @@ PAGE_MARGIN = 16
 PAGE_BYTES = 1_048_576
 """About as much is read at once, judged by the newest publication."""
 RETRY_S = 1.0
+NEAR = 16
+"""Publications behind the newest one: who is further away waits for a turn of the event loop that has time."""
 PARTS_A_TURN = 8
 """Sent to one subscriber in one turn of the event loop: the socket may take megabytes, and others wait."""
-LARGE_PART_BYTES = 4_096
-"""After one that is as large, a subscriber lets others go before where the turn's time is over: thousands may be behind at once."""
 
 Verify = Callable[[Sequence[str], str], None]
 """Has channels read from the bus, as `edge.ports.BusEvents.on_verify` does."""
@@ -44,7 +44,7 @@ class PacerHolder(Protocol):
 class Pacer:
     """One paced subscription and what moves it. Compared by identity."""
 
-    __slots__ = ("_bus", "_clock", "_holder", "_is_over", "_is_queued", "_pipe", "_task", "_timer", "_turns", "_verify", "subscription")
+    __slots__ = ("_bus", "_clock", "_holder", "_is_over", "_is_waiting", "_pipe", "_task", "_timer", "_turns", "_verify", "subscription")
 
     def __init__(
         self,
@@ -52,19 +52,19 @@ class Pacer:
         pipe: ClientPipe,
         bus: Bus,
         clock: Callable[[], float],
+        turns: Turns,
         verify: Verify,
         holder: PacerHolder,
-        turns: Turns,
     ) -> None:
         self.subscription = subscription
         self._holder = holder
         self._pipe = pipe
         self._bus = bus
         self._clock = clock
-        self._verify = verify
         self._turns = turns
-        self._is_queued = False
-        """Whether it goes on in a turn to come."""
+        self._is_waiting = False
+        """For a turn of the event loop that has time for it."""
+        self._verify = verify
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
@@ -74,9 +74,13 @@ class Pacer:
 
     def poke(self) -> None:
         """Send what may be sent now."""
-        if self._is_queued or self._timer is not None or self._task is not None or self._is_over:
+        if self._timer is not None or self._task is not None or self._is_waiting or self._is_over:
             return
         self._adapt()
+        if not self._must_wait():
+            self._send()
+
+    def _send(self) -> None:
         parts = 0
         # Again after each part: nobody pokes for the rest, since a client may acknowledge only when its window is full.
         while (due := self.subscription.advance(self._clock(), is_writable=self._pipe.is_writable)).frames or due.is_more:
@@ -85,10 +89,11 @@ class Pacer:
             if due.is_whole and self.subscription.delivery.mode is Mode.QUEUE:
                 self._join()
                 return
+            if self._must_wait():
+                return
             parts += 1
-            if parts >= PARTS_A_TURN or ((due.is_more or len(due.frames) >= LARGE_PART_BYTES) and self._turns.is_over()):
-                self._is_queued = True
-                self._turns.later(self._go_on, MOST_AT_ONCE)
+            if parts >= PARTS_A_TURN:
+                self._timer = asyncio.get_running_loop().call_later(0, self._wake)
                 return
         if due.wake_at:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due.wake_at - self._clock()), self._wake)
@@ -148,9 +153,20 @@ class Pacer:
         self._pipe.allow_burst(len(frames))
         self._pipe.write(frames)
 
+    def _must_wait(self) -> bool:
+        """Let others go first where this turn has had its time. Who needs but little is not one of thousands who begin together."""
+        subscription = self.subscription
+        if subscription.channel.stream.offset - subscription.cursor <= NEAR or not self._turns.is_over():
+            return False
+        self._is_waiting = True
+        self._turns.later(self._go_on, MOST_COST)
+        return True
+
     def _go_on(self) -> None:
-        self._is_queued = False
-        self.poke()
+        self._is_waiting = False
+        if not self._is_over:
+            self._adapt()
+            self._send()
 
     def _wake(self) -> None:
         self._timer = None

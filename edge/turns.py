@@ -15,6 +15,8 @@ TURN_S = 0.005
 """A turn does other things besides: deliveries, and cheap steps for each socket that became readable."""
 COST_S = 0.001
 """So long, for each publication that it is to be sent first, a client lets others go before."""
+MOST_COST = 30_000
+"""More does not count: who is behind by millions waits no longer than that while there is no end of others."""
 
 
 class Turns:
@@ -46,10 +48,15 @@ class Turns:
             return False
         return self._clock() >= self._until
 
+    def charge(self, seconds: float) -> None:
+        """Take so much off this turn's time: for what was caused in it, and is done after it."""
+        if self._until:
+            self._until -= seconds
+
     def later(self, work: Callable[[], None], cost: int = 0) -> None:
         """Do this in a turn to come. `cost` is in publications that are to be sent first."""
         self._count += 1
-        heapq.heappush(self._waiting, (self._clock() + cost * COST_S, self._count, work))
+        heapq.heappush(self._waiting, (self._clock() + min(cost, MOST_COST) * COST_S, self._count, work))
         if not self._until:
             self._until = self._clock() + TURN_S
             self._soon(self._begin)

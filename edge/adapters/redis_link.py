@@ -101,7 +101,7 @@ class Link:
         self._next_look_at = 0.0
         self._silence_s = BEAT_TIMEOUT_S
         self.was_up = False
-        self._has_pong = False
+        self._is_heard = False
 
     def __repr__(self) -> str:
         return f"<{self.where} {'up' if self.is_up else 'away'}>"
@@ -319,12 +319,13 @@ class Link:
             if done:
                 msg = f"{self.where}: connection lost"
                 raise BusUnavailableError(msg)
-            # The answer on the pub/sub connection is a pushed message; that one came at all shows below.
-            self._has_pong = False
+            # The answer on the pub/sub connection is a pushed message. Any other shows as well that it is alive: behind a burst, which is
+            # taken in no faster than it is delivered, the answer may be long in coming.
+            self._is_heard = False
             self._send(pack("PING"))
             await reader.ask("PING")
             await asyncio.sleep(1)
-            if not self._has_pong:
+            if not self._is_heard:
                 msg = f"{self.where}: the subscription does not answer"
                 raise BusUnavailableError(msg)
 
@@ -333,6 +334,7 @@ class Link:
             self._pubsub.send(packed)
 
     def _on_messages(self, messages: list[Any]) -> None:
+        self._is_heard = True
         arrived: list[tuple[str, Envelope]] = []
         names, word = self._names, self._dialect.message
         for message in messages:
@@ -362,8 +364,6 @@ class Link:
             self._on_subscribed(message[1])
         elif message[0] == self._dialect.unsubscribed:
             self._on_unsubscribed(message[1])
-        elif message[0] == b"pong":
-            self._has_pong = True
 
     def _on_subscribed(self, key: bytes) -> None:
         name = self._names.get(key)

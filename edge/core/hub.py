@@ -28,7 +28,10 @@ def write_all(outgoing: Iterable[Outgoing]) -> None:
     """Write, and nothing but that: the kernel's part of a delivery is the larger one, and quicker where it is not interrupted."""
     for writes, frames in outgoing:
         for write in writes:
-            write(frames)
+            try:
+                write(frames)
+            except RuntimeError:
+                continue  # Its connection is lost; it leaves soon, when thousands of others may have to, too.
 
 
 class Paced(Protocol):
@@ -242,9 +245,9 @@ class Channel:
             message = variant.wrap(gap_message(gap, self.label, self.stream.epoch, variant.dialect))
             joined = message + b"".join(variant.full_frame(step.item, self.label) for step in steps)
             fresh = group.in_step | group.behind
-            for subscription, write in fresh.items():
+            for subscription in fresh:
                 subscription.floor = 0
-                write(joined)
+            write_all([(fresh.values(), joined)])
             is_ready = bool(steps) or variant.delta is DeltaFormat.NONE
             group.in_step, group.behind = (fresh, {}) if is_ready else ({}, fresh)
 

@@ -68,11 +68,12 @@ class Endpoint:
     def tick(self) -> None:
         """Pings and time-outs."""
         self.websockets.tick()
-        now = self.node.clock()
+        now = self.websockets.awake()
         for entry in list(self.entries):
             if entry.until > now:
                 break
-            entry.cut()
+            if not entry.is_waiting:
+                entry.cut()
 
     def drain(self) -> None:
         """Let nobody in any more."""
@@ -182,7 +183,7 @@ class Entry(asyncio.Protocol):
             self._transport.abort()
             return
         endpoint.entries[self] = None
-        self.until = endpoint.node.clock() + endpoint.node.limits.connect_timeout_s
+        self.until = endpoint.websockets.awake() + endpoint.node.limits.connect_timeout_s
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -271,6 +272,11 @@ class Entry(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(refusal.response(self._server_state.default_headers))
             self._transport.close()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is for us to go on: what it sent was not read yet, or it is its turn soon."""
+        return self._later is not None or self._is_complete
 
     def cut(self) -> None:
         """Its time is up."""

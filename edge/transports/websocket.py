@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol, State
 
+from edge.core.awake import AwakeClock
 from edge.core.delivery import Wish
 from edge.core.limits import ConnectionCounter
 from edge.core.protocol import CommandError, Subscribe, read_channel, read_delta, read_wish
@@ -33,8 +33,10 @@ log = Log("distributary.edge.websocket")
 CLOSE_TIMEOUT_S = 10.0
 """How long a client may take to read what is left and to answer a close."""
 MAX_FRAGMENTS = 1_000
-GONE_A_TURN = 100
-"""Connections ended in one turn of the event loop: about 2 ms."""
+CLOSE_S = 0.00005
+"""What the event loop and the kernel take to close a connection, at the end of the turn."""
+GONE_COST = 2_000
+"""By it (`edge.turns`) those who are gone let the frames of those who are there go first."""
 TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; in Python's socket module from 3.12 on."""
 
@@ -45,9 +47,10 @@ class WebSocketConnections:
     def __init__(self, node: Node, counter: ConnectionCounter) -> None:
         self.node = node
         self.counter = counter
+        self.awake = AwakeClock(node.clock)
+        """By it clients' time is up."""
         self.open: dict[WebSocketConnection, None] = {}
         self.slow_consumers = 0
-        self._gone: deque[WebSocketConnection] = deque()
         self._numbers = 0
         self._second = 0
 
@@ -60,22 +63,19 @@ class WebSocketConnections:
         return self._numbers
 
     def let_go(self, connection: WebSocketConnection) -> None:
-        """End a connection whose client sends no more, soon: when thousands go at once, nobody else waits for all that it takes."""
-        if not self._gone:
-            asyncio.get_running_loop().call_soon(self._end_gone)
-        self._gone.append(connection)
-
-    def _end_gone(self) -> None:
-        for _ in range(min(len(self._gone), GONE_A_TURN)):
-            self._gone.popleft().end()
-        if self._gone:
-            asyncio.get_running_loop().call_soon(self._end_gone)
+        """End a connection whose client is gone; soon, where thousands go at once: nobody else waits for all that it takes."""
+        session, turns = connection.session, self.node.turns
+        if session is not None and not session.is_closed and turns.is_over():
+            turns.later(connection.end, GONE_COST)
+        else:
+            connection.end()
 
     def tick(self) -> None:
         """Ping those whose turn it is, and close those that did not answer or did not connect in time."""
         self._second += 1
         interval = max(1, int(self.node.limits.ping_interval_s))
-        now = self.node.clock()
+        self.awake.tick()
+        now = self.awake()
         for connection in list(self.open):
             if connection.number % interval == self._second % interval:
                 connection.ping()
@@ -137,7 +137,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._all.open[self] = None
         limits = self._all.node.limits
         self._transport.set_write_buffer_limits(high=limits.max_outbox_bytes)
-        self._connect_by = self._all.node.clock() + limits.connect_timeout_s
+        self._connect_by = self._all.awake() + limits.connect_timeout_s
         self._deflate = handshake.deflate
         self._transport.write(handshake.response())
         self._begin(handshake, parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {})
@@ -179,7 +179,11 @@ class WebSocketConnection(asyncio.Protocol):
             return
         if len(later) > 1:
             self._transport.resume_reading()
-        self.data_received(b"".join(later))
+        try:
+            self.data_received(b"".join(later))
+        except Exception:
+            self._transport.abort()  # As the event loop does where it calls us itself: nobody waits for an answer that never comes.
+            raise
 
     def eof_received(self) -> bool:
         """The client sends no more, so it cannot answer a close either."""
@@ -187,15 +191,14 @@ class WebSocketConnection(asyncio.Protocol):
         return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """The connection is gone. Not a moment later may anything be written to it: that would be an error amid a fan-out."""
-        self._stop()
-        # Without these circles all of it is freed now: the garbage collector would find it late, or never (edge/garbage.py).
-        self.session = None
-        if self._ws is not None:
-            self._ws.parser.close()
+        """The connection is gone, and its subscriptions end soon. Until then a channel that writes to it meets an error, and goes on."""
+        self._is_open = False
+        self.is_writable = False
+        self.write = _drop
         if self in self._all.open:
             del self._all.open[self]
             self._all.counter.leave(self._address)
+        self._all.let_go(self)
 
     def pause_writing(self) -> None:
         """More is unsent than should be: the client does not read fast enough. Called while others are being written to."""
@@ -217,6 +220,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     def allow_burst(self, size: int) -> None:
         """See `edge.ports.ClientPipe`."""
+        if not self._is_open:
+            return
         limits = self._all.node.limits
         unsent = self._transport.get_write_buffer_size()
         if unsent + size <= limits.max_outbox_bytes // 2:
@@ -247,7 +252,14 @@ class WebSocketConnection(asyncio.Protocol):
     def end(self) -> None:
         """The client is gone: leave everything."""
         self._stop()
-        self._transport.close()
+        self._all.node.turns.charge(CLOSE_S)
+        if self in self._all.open:
+            self._transport.close()
+            return
+        # Without these circles all of it is freed now: the garbage collector would find it late, or never (edge/garbage.py).
+        self.session = None
+        if self._ws is not None:
+            self._ws.parser.close()
 
     # -- from the endpoint ---------------------------------------------------------------------------------------------------------
 
@@ -267,7 +279,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Close a client that never introduced itself; cut one that does not finish its close."""
         if self._close_at and now >= self._close_at:
             self._transport.abort()
-        elif self._connect_by and now >= self._connect_by:
+        elif self._connect_by and now >= self._connect_by and self._later is None:  # Else it is we who are late.
             self._connect_by = 0.0
             if self.session is not None and not self.session.is_connected:
                 self.close(*CLOSE_CONNECT_TIMEOUT)
@@ -381,7 +393,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self.session is not None:
             self.session.close()
         if not self._close_at:
-            self._close_at = self._all.node.clock() + CLOSE_TIMEOUT_S
+            self._close_at = self._all.awake() + CLOSE_TIMEOUT_S
 
     def _set_outbox(self, burst: int) -> None:
         """Let so much more be unsent than usual, because the client asked for it."""

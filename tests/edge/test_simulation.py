@@ -312,4 +312,5 @@ def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge.core.paced_keyed, "MOST_AT_ONCE", 2)
     monkeypatch.setattr(edge.core.paced_keyed, "PINNED", 1)
     monkeypatch.setattr(edge.core.paced_keyed, "RECENT", 2)
+    monkeypatch.setattr(edge.core.paced_keyed, "MANY", 2)
     monkeypatch.setattr(edge.pacer, "PARTS_A_TURN", 2)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edge.turns import COST_S, TURN_S, Turns
+from edge.turns import COST_S, MOST_COST, TURN_S, Turns
 
 
 class Bench:
@@ -47,6 +51,16 @@ def test_a_turn_is_over_after_its_time_and_the_next_one_is_new():
     assert not bench.turns.is_over()
 
 
+def test_what_is_done_after_the_turn_counts_in_it():
+    bench = Bench()
+    assert not bench.turns.is_over()
+    bench.turns.charge(TURN_S)
+    assert bench.turns.is_over()
+    bench.next_turn()
+    bench.turns.charge(TURN_S)
+    assert not bench.turns.is_over(), "a turn that has not begun has all its time"
+
+
 def test_what_waits_goes_first_a_turns_worth_at_a_time():
     bench = Bench()
     for number in range(10):
@@ -70,6 +84,62 @@ def test_the_cheap_go_before_the_dear_and_these_do_not_wait_for_ever():
     bench.now += 101 * COST_S
     bench.later("cheap")
     assert bench.next_turn() == ["dear", "cheap"]
+
+
+def test_who_is_dearest_of_all_does_not_wait_for_ever_either():
+    bench = Bench()
+    bench.later("dear", cost=1_000_000_000)
+    bench.now += MOST_COST * COST_S + 1
+    bench.later("cheap")
+    assert bench.next_turn() == ["dear", "cheap"]
+
+
+def test_work_that_fails_leaves_the_others_their_turn():
+    bench = Bench()
+
+    def fail() -> None:
+        msg = "nothing"
+        raise ValueError(msg)
+
+    bench.turns.later(fail)
+    bench.later("other")
+    with pytest.raises(ValueError, match="nothing"):
+        bench.next_turn()
+    bench.later("third")
+    assert bench.next_turn() == ["other", "third"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["dear", "cheap", "fails", "again", "turn", "over"]), st.integers(0, 3)), max_size=40))
+def test_nothing_that_waits_is_ever_left(steps: list[tuple[str, int]]):
+    bench = Bench()
+    expected, done = 0, 0
+    failed = 0
+
+    def work(kind: str, times: int) -> None:
+        nonlocal done, failed
+        bench.now += TURN_S / 3
+        if kind == "fails":
+            failed += 1
+            raise LookupError
+        if times:
+            bench.turns.later(lambda: work(kind, times - 1))
+        else:
+            done += 1
+
+    for kind, times in steps:
+        if kind == "turn":
+            with contextlib.suppress(LookupError):
+                bench.next_turn()
+        elif kind == "over":
+            bench.turns.is_over()
+        else:
+            expected += 1
+            bench.turns.later(functools.partial(work, kind, times if kind == "again" else 0), 5 if kind == "dear" else 0)
+        assert bench.soon or not len(bench.turns)
+    for _ in range(500):
+        with contextlib.suppress(LookupError):
+            bench.next_turn()
+    assert (done + failed, len(bench.turns), bench.soon) == (expected, 0, [])
 
 
 def test_work_that_goes_on_waits_for_the_turn_after():

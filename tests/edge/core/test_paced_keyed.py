@@ -78,6 +78,20 @@ class TestTheStart:
         assert turn(subscription) == [3]
         assert turn(subscription) == [4, 5, "caught_up"]
 
+    def test_of_a_large_state_what_changes_while_it_goes_out_comes_again_and_whole(self, monkeypatch: pytest.MonkeyPatch):
+        pages_of(monkeypatch, 100)
+        channel = channel_of(*(keyed(number, str(number), value(number, 200)) for number in range(1, 251)))
+        subscription = KeyedPaced(channel, PATCHES, Delivery(), 0)
+        assert turn(subscription) == list(range(1, 101))
+        put(channel, keyed(251, "7", value(251, 200)), keyed(252, "200", value(252, 200)))
+        rest: list[dict[str, Any]] = []
+        while not rest or rest[-1]["type"] != "caught_up":
+            rest += read(subscription.advance(1.0, is_writable=True).frames)
+        assert [frame["offset"] for frame in rest[:-1]] == list(range(101, 253))
+        assert "delta" not in rest[-3], "what it holds of this key was not remembered"
+        put(channel, keyed(253, "7", value(253, 200)))
+        assert subscription.advance(1.0, is_writable=True).frames.count(b"delta") == 1
+
     def test_keys_deleted_before_are_not_mentioned(self):
         channel = channel_of(keyed(1, "a"), deletion(2, "a"), keyed(3, "b"), deletion(4, "c"))
         assert turn(KeyedPaced(channel, variant(), Delivery(), 0)) == [3, "caught_up"]

@@ -55,6 +55,12 @@ class Door:
         entry.connection_made(transport)
         return entry, transport
 
+    def let_seconds_pass(self, seconds: int) -> None:
+        """As they do: with a tick each."""
+        for _ in range(seconds):
+            self.node.now += 1.0
+            self.endpoint.tick()
+
     def ask(self, request: bytes = UPGRADE) -> FakeTransport:
         """A new connection with a request."""
         entry, transport = self.come()
@@ -150,11 +156,76 @@ def test_an_endless_head_is_refused():
 def test_who_asks_for_nothing_is_cut():
     door = Door(connect_timeout_s=5.0)
     _, early = door.come()
-    door.node.now = 4.0
+    door.let_seconds_pass(4)
     _, late = door.come()
-    door.node.now = 5.5
-    door.endpoint.tick()
+    door.let_seconds_pass(2)
     assert (early.is_aborted, late.is_aborted) == (True, False)
+
+
+def test_nobody_is_late_because_the_process_stood_still():
+    door = Door(connect_timeout_s=5.0)
+    _, waiting = door.come()
+    silent = door.ask()  # It has not introduced itself yet: what it sent is not read.
+    door.let_seconds_pass(3)
+    door.node.now += 25.0
+    door.endpoint.tick()
+    assert not waiting.is_closed
+    assert b"connect_timeout" not in silent.sent
+    door.let_seconds_pass(2)
+    assert waiting.is_aborted
+    assert b"connect_timeout" in silent.sent
+
+
+def test_nobody_is_late_whose_frames_wait_for_us():
+    door = Door(connect_timeout_s=5.0)
+    transport = door.ask()
+    door.node.now += TURN_S
+    door.node.turns.is_over()
+    cast("WebSocketConnection", transport.protocol).data_received(CONNECT)
+    newcomer, other = door.come()
+    newcomer.data_received(UPGRADE)
+    door.let_seconds_pass(6)
+    assert (b"connect_timeout" in transport.sent, other.is_aborted) == (False, False)
+    door.node.next_turn()
+    assert b'"type":"connected"' in transport.sent
+    assert status_of(other) == 101
+
+
+def test_many_who_go_at_once_are_ended_a_turn_of_the_event_loop_at_a_time():
+    door = Door()
+    transports = [door.ask(UPGRADE + CONNECT) for _ in range(3)]
+    sessions = [cast("WebSocketConnection", transport.protocol).session for transport in transports]
+    first, second, third = [cast("WebSocketConnection", transport.protocol) for transport in transports]
+    door.node.now += TURN_S
+    second.eof_received()
+    third.connection_lost(ConnectionResetError())
+    assert [session is not None and session.is_closed for session in sessions] == [False] * 3
+    assert (transports[1].is_closed, door.endpoint.counter.total) == (False, 2)
+    first.data_received(ping(1))
+    order: list[str] = []
+    transports[0].on_write = lambda _: order.append(f"pong, {sum(session is not None and session.is_closed for session in sessions)} ended")
+    door.node.next_turn()
+    assert order == ["pong, 0 ended"], "those who are there go first"
+    assert [session is not None and session.is_closed for session in sessions] == [False, True, True]
+    assert transports[1].is_closed
+    assert third.session is None
+    second.connection_lost(None)
+    assert (second.session, door.endpoint.counter.total) == (None, 1)
+
+
+def test_one_who_fails_in_a_later_turn_is_cut_and_the_others_go_on():
+    door = Door()
+    transports = [door.ask(UPGRADE + CONNECT) for _ in range(2)]
+    bad, good = [cast("WebSocketConnection", transport.protocol) for transport in transports]
+    door.node.now += TURN_S
+    bad.data_received(ping(1))
+    good.data_received(ping(2))
+    bad.session = cast("Any", SimpleNamespace(is_text=True))
+    with pytest.raises(AttributeError):
+        door.node.next_turn()
+    door.node.next_turn()
+    assert transports[0].is_aborted
+    assert pongs(transports[1]) == [2]
 
 
 @in_loop
