@@ -239,6 +239,7 @@ def _settings(model: RouteModel, defaults: SettingsModel) -> ChannelSettings:
         history_age_ms=pick_history("age", _DEFAULTS.history_age_ms),
         ttl_ms=pick("ttl", _DEFAULTS.ttl_ms),
         max_keys=pick("max_keys", _DEFAULTS.max_keys),
+        max_key_bytes=pick("max_key_bytes", _DEFAULTS.max_key_bytes),
         id_window_ms=_DEFAULTS.id_window_ms if model.id is None or model.id.window is None else model.id.window,
         id_count=_DEFAULTS.id_count if model.id is None or model.id.count is None else model.id.count,
     )

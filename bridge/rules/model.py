@@ -361,6 +361,7 @@ class SettingsModel(_Model):
     only_changed: _Flag = None
     on_error: Annotated[OnError | None, BeforeValidator(_one_of("on_error", _ON_ERROR))] = None
     max_keys: Annotated[int | None, BeforeValidator(_between(_count, 1, MAX_MAX_KEYS, str))] = None
+    max_key_bytes: Annotated[int | None, BeforeValidator(_between(parse_size, MIN_HISTORY_BYTES, MAX_HISTORY_BYTES, format_size))] = None
     max_channels: Annotated[int | None, BeforeValidator(_between(_count, 1, MAX_MAX_CHANNELS, str))] = None
     timestamp: Annotated[InstanceOf[Timestamp] | Literal["record"] | None, BeforeValidator(_timestamp)] = None
     tags: Annotated[dict[str, InstanceOf[Expression]] | None, BeforeValidator(_tags)] = None

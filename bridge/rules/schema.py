@@ -112,6 +112,10 @@ _SETTINGS: dict[str, tuple[Shape, str]] = {
     ),
     "on_error": ({**_any_of(OnError), "default": OnError.SKIP.value}, "What happens to an item that the route cannot handle."),
     "max_keys": ({**_number(1, MAX_MAX_KEYS), "default": _DEFAULTS.max_keys}, "How many keys a keyed channel may have."),
+    "max_key_bytes": (
+        {**_reference("size"), "default": format_size(_DEFAULTS.max_key_bytes)},
+        "How many bytes the newest values of a keyed channel's keys may take on the bus.",
+    ),
     "max_channels": (
         {**_number(1, MAX_MAX_CHANNELS), "default": DEFAULT_MAX_CHANNELS},
         "How many channels the route may make from data.",

@@ -75,6 +75,7 @@ DEFAULTS = ChannelSettings()
         ("only_changed", str(DEFAULTS.only_changed).lower()),
         ("on_error", OnError.SKIP.value),
         ("max_keys", str(DEFAULTS.max_keys)),
+        ("max_key_bytes", format_size(DEFAULTS.max_key_bytes)),
         ("max_channels", str(DEFAULT_MAX_CHANNELS)),
         ("timestamp", RECORD),
     ],

@@ -162,6 +162,7 @@ def test_five_mistakes_are_five_lines_with_suggestions(tmp_path: Path):
         ("const: 5", "5: routes[0].const: must be a mapping, not a number"),
         ("max_channels: 0", "5: routes[0].max_channels: must be from 1 to 10000000, not 0"),
         ("max_keys: 2000000", "5: routes[0].max_keys: must be from 1 to 1000000, not 2000000"),
+        ("max_key_bytes: 2GiB", "5: routes[0].max_key_bytes: must be from 1KiB to 1GiB, not 2GiB"),
         ("on_error: dead-leter", '5: routes[0].on_error: there is no on_error "dead-leter"; did you mean "dead-letter"?'),
         ("kind: latset", '5: routes[0].kind: there is no kind "latset"; did you mean "latest"?'),
         ("delta: fossil", '5: routes[0].delta: there is no delta "fossil"; it is one of none, vcdiff, json-patch'),
