@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -17,10 +18,11 @@ PARTS = Path(__file__).parent.parent / ".parts"
 
 
 def cpu_ns(pid: int) -> int:
-    """User and system time of all threads of a process so far, in nanoseconds (proc(5), schedstat)."""
+    """User and system time of all threads that a process has now, in nanoseconds (proc(5), schedstat)."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        total += int((task / "schedstat").read_text().split()[0])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # A thread that ended while we looked.
+            total += int((task / "schedstat").read_text().split()[0])
     return total
 
 
