@@ -6,7 +6,7 @@ The record's own headers stand first, as they were. Ours follow as one block tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -234,8 +234,3 @@ def _time(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
-def letter_names(topics: Iterable[str], place: DeadLetterTopic) -> list[str]:
-    """The names of the dead-letter topics of these topics, each once."""
-    return sorted({place.of(topic) for topic in topics})

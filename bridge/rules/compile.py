@@ -14,7 +14,6 @@ from bridge.core.letter import DeadLetterTopic
 from bridge.core.marks import Marks, Timestamp
 from bridge.core.ruleset import CompiledRules, Projection, Route, Source
 from bridge.core.scope import VALUE_ROOTS
-from bridge.core.template import Template
 from bridge.rules.check import Checker
 from bridge.rules.dead_letters import check_dead_letters, dead_letter_topic
 from bridge.rules.document import Path
@@ -325,8 +324,3 @@ def _check_kinds(route: Route, others: list[Route], path: Path, checker: Checker
         if shared and other.settings.kind is not route.settings.kind:
             kind = KIND_NAMES[other.settings.kind]
             checker.tell((*path, "kind"), f'the route "{other.name}" makes "{min(shared)}" a {kind} channel; one channel has one kind')
-
-
-def channel_texts(templates: tuple[Template, ...]) -> str:
-    """Templates as one text, for tables."""
-    return ", ".join(template.text for template in templates)
