@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -29,9 +29,10 @@ MAX_BATCH_BYTES = 1_048_576
 """A script holds Redis while it runs: so many publications, or so many bytes, make one call."""
 
 _META = struct.Struct(">BIIQQ8s8sqQI12s")
-_MORE = struct.Struct(">????IQQId16s")
+_MORE = struct.Struct(">????IQQId16s?")
 _NO_HASH = bytes(8)
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
+_BEHIND = Pushed(Outcome.BEHIND, b"", 0)
 # What Redis says when the same may succeed later: full, loading, failing over, busy with a script, or (in a cluster) not the owner of
 # that slot. redis-py has classes for some of these, and takes the word away from their text. Nothing is sent after a MOVED or ASK to
 # where it points: the shard is opened there first, as after any other doubt about a server.
@@ -225,16 +226,18 @@ class BusPublisher:
         """
         self._require_open()
         answers: dict[int, Pushed] = {}
+        stopped: set[_Line] = set()
         # One batch a shard and round: a batch that overtook a failed one would make its publications duplicates, and so lose them.
         for batches in _rounds(pushes, self.layout):
-            calls = [self._call(batch, pushes) for batch in batches]
+            calls = [self._call(batch, pushes) for batch in (_hold_back(batches, pushes, stopped, answers) if stopped else batches)]
             try:
-                self._exchange(calls, answers)
+                failed = self._exchange(calls, answers)
             except BusUnavailableError:
                 # Answers still under way on the other connections must not be taken for later ones.
                 for call in calls:
                     call.server.disconnect()
                 raise
+            stopped.update(_line_of(pushes[at]) for at in failed if pushes[at].keep.stops_at_failure and not pushes[at].restore)
         return [answers[at] for at in range(len(pushes))]
 
     def beat(self) -> list[int]:
@@ -279,19 +282,22 @@ class BusPublisher:
         server = self._homes[batch.shard]
         return _Call(server, batch, ("EVALSHA", server.scripts.publish.sha, len(keys), *keys, *arguments))
 
-    def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> None:
-        """Send every call, then read every answer; only then say what went wrong."""
+    def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> list[int]:
+        """Send every call, then read every answer; only then say what went wrong. Returns those that failed for good."""
         for call in calls:
             call.server.send(*call.command)
         refused: list[int] = []
+        failed: list[int] = []
         failure = ""
         for call in calls:
             answer = call.server.read()
             if not isinstance(answer, redis.ResponseError):
                 for at, member in enumerate(call.batch.members):
                     answers[member] = pushed = _pushed(*answer[3 * at : 3 * at + 3])
-                    if pushed.outcome is Outcome.FAILED and any(word in pushed.reason for word in _PASSING):
-                        failure = pushed.reason
+                    if pushed.outcome is Outcome.FAILED:
+                        failed.append(member)
+                        if any(word in pushed.reason for word in _PASSING):
+                            failure = pushed.reason
             elif str(answer).startswith("INCARNATION"):
                 refused.append(call.batch.shard)
             else:
@@ -301,6 +307,7 @@ class BusPublisher:
             raise BusUnavailableError(msg)
         if refused:
             raise IncarnationError(refused)
+        return failed
 
     def _check_layout(self, server: _Server) -> None:
         wanted = server.home.says
@@ -399,6 +406,25 @@ def _rounds(pushes: Sequence[Push], layout: BusLayout) -> list[list[_Batch]]:
     return rounds
 
 
+_Line = tuple[str, bytes]
+"""A channel and a source: what the order of publications is promised for."""
+
+
+def _line_of(push: Push) -> _Line:
+    return push.channel, push.source.id
+
+
+def _hold_back(batches: Sequence[_Batch], pushes: Sequence[Push], stopped: Collection[_Line], answers: dict[int, Pushed]) -> list[_Batch]:
+    """The batches without what is behind a publication that failed in an earlier round; that is answered here."""
+    found = []
+    for batch in batches:
+        behind = {member for member in batch.members if _line_of(pushes[member]) in stopped and not pushes[member].restore}
+        answers.update(dict.fromkeys(behind, _BEHIND))
+        if members := [member for member in batch.members if member not in behind]:
+            found.append(_Batch(batch.shard, members))
+    return found
+
+
 def _more_arguments(push: Push) -> tuple[bytes, bytes, bytes, bytes]:
     """Those of a push with a key, a version, or an id."""
     meta, full, delta = _arguments(push)
@@ -414,6 +440,7 @@ def _more_arguments(push: Push) -> tuple[bytes, bytes, bytes, bytes]:
         keep.id_count,
         push.version or 0.0,
         push.id,
+        keep.stops_at_failure and not push.restore,
     )
     return meta + more, full, delta, push.key or b""
 
