@@ -127,3 +127,14 @@ def test_values_of_the_wrong_shape(refusal: Refusal, setting: str, where: str, w
 )
 def test_good_values_are_not_refused(render: Render, setting: str) -> None:
     assert render("trial", "--set", setting)
+
+
+@pytest.mark.parametrize("value", ["commonLabels", "bridge.schemas", "bridge.kafkaProperties", "bridge.podLabels", "edge.resources"])
+def test_what_may_be_empty_may_be_null(render: Render, value: str) -> None:
+    assert render("trial", "--set", f"{value}=null")
+
+
+@pytest.mark.parametrize("value", ["tests", "bridge.checkRules", "bridge.bootstrapServers", "edge.service.port", "networkPolicy.kafka.to"])
+def test_what_is_needed_and_null_is_named(refusal: Refusal, value: str) -> None:
+    """`--reuse-values` does the same: it leaves out what a new chart has brought."""
+    assert f"missing property '{value.rpartition('.')[2]}'" in refusal("trial", "--set", f"{value}=null")

@@ -34,7 +34,7 @@ app.kubernetes.io/component: {{ index . 1 | quote }}
 {{- $_ = set $own "app.kubernetes.io/managed-by" $root.Release.Service -}}
 {{- $_ = set $own "app.kubernetes.io/version" $root.Chart.AppVersion -}}
 {{- $_ = set $own "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
-{{- toYaml (merge $own $root.Values.commonLabels) -}}
+{{- toYaml (merge $own (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{/* Also takes (list $ COMPONENT SUFFIX): the suffix is part of the name only. */}}
@@ -77,7 +77,7 @@ labels:
 {{- $root := index . 0 -}}
 {{- $own := include "distributary.selector" . | fromYaml -}}
 {{- $values := eq (index . 1) "check" | ternary $root.Values.bridge.checkRules (index $root.Values (index . 1)) -}}
-{{- toYaml (merge $own $values.podLabels $root.Values.commonLabels) -}}
+{{- toYaml (merge $own (default dict $values.podLabels) (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{/* What the pod specs of all components share. No service links: a Service "edge" would put EDGE_PORT=tcp://... into the environment. */}}
