@@ -57,11 +57,14 @@ READ_MARGIN = 8
 
 
 class Subscriber(Protocol):
-    """Who asks for a channel. One of these is called, once, possibly before `subscribe` returns."""
+    """Who asks for a channel. One of the others is called, once, possibly before `subscribe` returns."""
 
     @property
     def is_closed(self) -> bool:
         """Whether nobody waits for the answer any more."""
+
+    def postpones(self, request: Subscribe) -> bool:
+        """Whether it cannot be begun now; then the subscriber comes again by itself."""
 
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         """Send the start and join the channel, in this turn of the event loop."""
@@ -199,6 +202,8 @@ class Node:
 
     def subscribe(self, request: Subscribe, subscriber: Subscriber) -> None:
         """Start `subscriber` on a channel, now or when the bus has answered."""
+        if subscriber.postpones(request):
+            return
         lane = self._lanes.get(request.channel)
         if lane is None:
             if len(self._lanes) >= self.limits.max_channels:
@@ -497,7 +502,7 @@ class Node:
 
     def _start_one(self, lane: _Lane, waiting: _Waiting, items: list[Item] | None, reach: int) -> int:
         """Start one who waits; returns 0, how much history must be read first, or -1 where the stream itself must be."""
-        if waiting.subscriber.is_closed:
+        if waiting.subscriber.is_closed or waiting.subscriber.postpones(waiting.request):
             return 0
         if not lane.is_live or self._is_in_doubt(lane, waiting):
             return -1

@@ -272,6 +272,11 @@ class EdgeMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.simulation.clients)
     @rule(which=numbers)
+    def fill(self, which: int) -> None:
+        self.simulation.clients[which % len(self.simulation.clients)].fill()
+
+    @precondition(lambda self: self.simulation.clients)
+    @rule(which=numbers)
     def leave(self, which: int) -> None:
         self.simulation.leave(self.simulation.clients[which % len(self.simulation.clients)])
 
