@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,6 @@ def test_one_that_is_stuck_or_the_end_shows():
 
 
 @pytest.mark.parametrize("unknown", [{"lag": None}, {}])
-def test_the_lag_of_all_is_not_known_while_that_of_one_is_not(unknown: dict[str, None]):
-    workers = [{"status": "ready", "lag": 0}, {"status": "ready", **unknown}]
+def test_the_lag_of_all_is_not_known_while_that_of_one_is_not(unknown: dict[str, Any]):
+    workers: list[dict[str, Any]] = [{"status": "ready", "lag": 0}, {"status": "ready", **unknown}]
     assert join(workers, is_stuck=False, is_stopping=False).details["lag"] is None
