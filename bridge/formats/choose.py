@@ -107,7 +107,7 @@ def _need(*modules: str, what: str) -> None:
 
 
 def _avro(settings: FormatSettings) -> Decoder:
-    from bridge.formats import avro  # noqa: PLC0415 - in an extra, and only for those who use it
+    from bridge.formats import avro, avro_schema  # noqa: PLC0415 - in an extra, and only for those who use it
 
     if settings.schema_file is not None:
         framing = settings.framing or "single-object"
@@ -116,7 +116,7 @@ def _avro(settings: FormatSettings) -> Decoder:
         if settings.subject is not None:
             _refuse("subject", "is of a schema registry; with schema_file there is none to look in")
         data = _read(settings.schema_file)
-        schema = avro.AvroSchema(_text(data))
+        schema = avro_schema.AvroSchema(_text(data))
         return _decoder(settings, avro.by_schema(schema, is_framed=framing != "none"), data)
     framing = settings.framing or "confluent"
     if framing == "none":

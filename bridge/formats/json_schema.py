@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -12,32 +11,34 @@ import msgspec
 from bridge.core.decoding import Decode, DecodeError
 from bridge.core.record import Record
 from bridge.formats import wire
+from bridge.formats.by_schema_id import Read, by_schema_id
 from bridge.formats.plain import decode_json
-from bridge.formats.registry import RegisteredSchema, SchemaRegistry
+from bridge.formats.registry import SchemaRegistry
+from bridge.formats.schema import References, RegisteredSchema, parse_schema_text
 from shared.errors import ConfigurationError
 
-MAX_CACHED = 1_000
 _ERRORS_LOOKED_AT = 20
 
 Check = Callable[[Any], None]
 """Raises DecodeError where a value does not fit a schema."""
 
 
-def checker(text: str, references: tuple[tuple[str, RegisteredSchema], ...] = ()) -> Check:
+def checker(text: str, references: References = ()) -> Check:
     """What checks values against a schema; raises ConfigurationError where it is none. A `$ref` never leads to the network."""
     import jsonschema.validators  # noqa: PLC0415 - only where values are checked
     from jsonschema.exceptions import SchemaError, best_match  # noqa: PLC0415
     from referencing import Registry, Resource  # noqa: PLC0415
     from referencing.jsonschema import DRAFT202012  # noqa: PLC0415
 
-    schema = _json(text)
+    schema = parse_schema_text(text)
     if not isinstance(schema, dict):
         raise ConfigurationError(["is no JSON Schema: it must be an object"])
     try:
         kind = jsonschema.validators.validator_for(schema, default=jsonschema.validators.Draft202012Validator)
         kind.check_schema(schema)
         known: Registry[Any] = Registry().with_resources(
-            (name, Resource.from_contents(_json(each.text), default_specification=DRAFT202012)) for name, each in _flat(references)
+            (name, Resource.from_contents(parse_schema_text(each.text), default_specification=DRAFT202012))
+            for name, each in _flat(references)
         )
         extend: Any = jsonschema.validators.extend
         validator = extend(kind, {"uniqueItems": _unique_items})(schema, registry=known)
@@ -88,27 +89,20 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def _flat(references: tuple[tuple[str, RegisteredSchema], ...]) -> Iterator[tuple[str, RegisteredSchema]]:
+def _flat(references: References) -> Iterator[tuple[str, RegisteredSchema]]:
     for name, schema in references:
         yield name, schema
         yield from _flat(schema.references)
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError([f"is not JSON: {error}"]) from error
-
-
 def by_schema(check: Check | None, *, is_framed: bool) -> Decode:
     """JSON of one schema: as it is or, where `is_framed`, in Confluent's wire format, whatever schema that names."""
 
-    def decode(data: bytes, record: Record) -> Any:
+    def decode(data: bytes, _record: Record) -> Any:
         if is_framed:
             wire.schema_id(data)
             data = data[wire.HEADER_BYTES :]
-        value = decode_json(data, record)
+        value = decode_json(data)
         if check is not None:
             check(value)
         return value
@@ -118,29 +112,15 @@ def by_schema(check: Check | None, *, is_framed: bool) -> Decode:
 
 def by_id(registry: SchemaRegistry) -> Decode:
     """JSON in Confluent's wire format, checked against the schema that it names."""
-    checks: dict[int, Check | DecodeError] = {}
+    return by_schema_id(registry, "JSON", _checking)
 
-    def decode(data: bytes, record: Record) -> Any:
-        number = wire.schema_id(data)
-        check = checks.get(number)
-        if check is None:
-            check = _registered(registry.schema(number), number)
-            if len(checks) >= MAX_CACHED:
-                checks.clear()
-            checks[number] = check
-        if isinstance(check, DecodeError):
-            raise DecodeError(str(check))
-        value = decode_json(data[wire.HEADER_BYTES :], record)
+
+def _checking(schema: RegisteredSchema) -> Read:
+    check = checker(schema.text, schema.references)
+
+    def read(data: bytes, start: int) -> Any:
+        value = decode_json(data[start:])
         check(value)
         return value
 
-    return decode
-
-
-def _registered(schema: RegisteredSchema, number: int) -> Check | DecodeError:
-    if schema.type != "JSON":
-        return DecodeError(f"the value was written with schema {number} of the registry, which is {schema.type}, not JSON")
-    try:
-        return checker(schema.text, schema.references)
-    except ConfigurationError as error:
-        return DecodeError(f"schema {number} of the registry {'; '.join(error.problems)}")
+    return read
