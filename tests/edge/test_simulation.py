@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import edge.core.keyed
 import edge.core.paced_keyed
 import edge.keys
-import edge.node
+import edge.lane
 import edge.pacer
 from edge.core.delivery import Mode
 from edge.core.variant import Dialect
@@ -309,8 +309,8 @@ TestEdge.settings = settings(
 @pytest.fixture(autouse=True)
 def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that a short run meets the bound."""
-    monkeypatch.setattr(edge.node, "MAX_WAITING_ENVELOPES", 3)
-    monkeypatch.setattr(edge.node, "MAX_EARLY", 6)
+    monkeypatch.setattr(edge.lane, "MAX_WAITING_ENVELOPES", 3)
+    monkeypatch.setattr(edge.lane, "MAX_EARLY", 6)
     monkeypatch.setattr(edge.keys, "KEYS_A_PAGE", 2)
     monkeypatch.setattr(edge.core.keyed, "MAX_DELETIONS", 2)
     monkeypatch.setattr(edge.core.keyed, "_SPARE", 2)
