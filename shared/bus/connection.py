@@ -60,7 +60,7 @@ class ServerConnection:
     def name(self) -> str:
         """Its address, for logs."""
         options = self._client.connection_pool.connection_kwargs
-        return str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+        return str(options.get("path") or f"{options.get('host')}:{options.get('port') or 6379}")
 
     def move_in(self, home: Home) -> None:
         """Take what lives here from now on; other shards than before have to be opened."""
