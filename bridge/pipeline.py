@@ -68,6 +68,7 @@ class Pipeline:
         self.ticked_at = now
         """When the loop last came round: other threads see by it that it lives."""
         self.lag: int | None = None
+        """Looked at with each heartbeat; None while it is not known."""
         self._records = records
         self._bus = bus
         self._chain = chain
@@ -291,6 +292,7 @@ class Pipeline:
     def on_assigned(self, partitions: Sequence[Partition]) -> None:
         """See `bridge.ports.Listener`."""
         self._chain.distrust()
+        self.lag = None  # What was known before says nothing of these.
         self._partitions.assign(partitions)
         if self.bus_away_since is not None:
             self._records.hold(partitions, Hold.BUS_AWAY)

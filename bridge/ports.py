@@ -152,7 +152,10 @@ class Records(Protocol):
         """Store the offsets to go on from. Without `wait`, failures are told to the listener; with it too, but before this returns."""
 
     def lag(self) -> int | None:
-        """Records that are in the assigned partitions and were not consumed, as far as known without asking."""
+        """Records that are in the assigned partitions and were not consumed, as far as known without asking.
+
+        None where it is not known, as before the group has said which partitions are ours.
+        """
 
     @property
     def is_away(self) -> bool:

@@ -129,7 +129,9 @@ def join(workers: list[dict[str, Any]], *, is_stuck: bool, is_stopping: bool) ->
         status = "starting"
     else:
         status = "ready" if all(each == "ready" for each in statuses) else "degraded"
-    lags = [worker["lag"] for worker in workers if worker.get("lag") is not None]
+    lags = [worker.get("lag") for worker in workers]
     halted = {name: problem for worker in workers for name, problem in worker.get("halted", {}).items()}
-    details = {"halted": halted, "lag": sum(lags) if lags else None, "workers": workers}
+    # While one of them is not known, neither is the sum: less than it could pass for none.
+    lag = None if None in lags else sum(filter(None, lags))
+    details = {"halted": halted, "lag": lag, "workers": workers}
     return Health(status, not is_stuck, details)

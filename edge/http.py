@@ -124,7 +124,7 @@ class _Metrics(Collector):
             CounterMetricFamily("distributary_edge_refused", "Clients sent away because too many came at once.", endpoint.gate.refused),
             GaugeMetricFamily("distributary_edge_channels", "Channels subscribed to on the bus.", len(node.hub)),
             GaugeMetricFamily("distributary_edge_tasks", "Tasks on the event loop, none of them a connection's.", len(asyncio.all_tasks())),
-            GaugeMetricFamily("distributary_edge_held_bytes", "Bytes held for recovery.", node.held_bytes),
+            GaugeMetricFamily("distributary_edge_held_bytes", "Bytes held for recovery.", node.holdings.ring_bytes),
             GaugeMetricFamily("distributary_edge_bus_up", "Whether every server of the bus is connected and heard.", int(bus.is_healthy)),
             CounterMetricFamily("distributary_edge_publications", "Publications that came from the bus.", node.publications),
             CounterMetricFamily("distributary_edge_gaps", "Gaps that subscribers were told of, by channel.", node.gaps),

@@ -77,6 +77,10 @@ class ClientPipe(Protocol):
     def is_writable(self) -> bool:
         """Whether what is written now leaves soon: false while more than a little is unsent. Only after `keep_short`."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the client must read before it is begun to be sent anything new. The session is told when there is room again."""
+
     def keep_short(self) -> None:
         """Keep little unsent, in the kernel too, and tell the session whenever there is room again: for those who conflate."""
 

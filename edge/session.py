@@ -45,6 +45,7 @@ class Session:
         "_paced",
         "_pending",
         "_pipe",
+        "_postponed",
         "_rate",
         "_subscriptions",
         "_wrap",
@@ -66,6 +67,8 @@ class Session:
         self._paced: dict[int, Pacer] = {}
         """Subscriptions in mode conflate or ack, by the channel's number."""
         self._pending: dict[str, Subscribe] = {}
+        self._postponed: dict[str, Subscribe] = {}
+        """Those of `_pending` that begin when the client has read more."""
         self._errors = 0
         self._hasty = 0
         limits = node.limits
@@ -73,6 +76,11 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self._dialect.value} {len(self._subscriptions)} subscriptions{' closed' if self.is_closed else ''}>"
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether the client has a subscription."""
+        return bool(self._subscriptions)
 
     @property
     def is_text(self) -> bool:
@@ -127,15 +135,17 @@ class Session:
             return
         self.is_closed = True
         self._pending.clear()
+        self._postponed.clear()
         subscriptions, self._subscriptions = self._subscriptions, {}
         self._paced.clear()
         for name, subscription in subscriptions.items():
             self._node.leave(name, subscription)
 
     def on_writable(self) -> None:
-        """The transport has room again (`ClientPipe.keep_short`)."""
+        """The transport has room again (`ClientPipe.keep_short`, `ClientPipe.is_full`)."""
         for pacer in list(self._paced.values()):
             pacer.poke()
+        self._begin_postponed()
 
     def rewrite(self) -> None:
         """The transport's `write` is another one from now on."""
@@ -156,6 +166,13 @@ class Session:
     def is_waiting_for(self, request: Subscribe) -> bool:
         """Whether the client still wants this answer."""
         return self._pending.get(request.channel) is request
+
+    def postpones(self, request: Subscribe) -> bool:
+        """Whether the client has to read first what it asked for before; then this begins when there is room."""
+        if not self._pipe.is_full:
+            return False
+        self._postponed[request.channel] = request
+        return True
 
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         """Answer a subscribe: what was agreed on, then the first publications, then join the channel."""
@@ -199,6 +216,7 @@ class Session:
         channel = paced.channel
         floor = paced.floor if isinstance(paced, KeyedPaced) else 0
         del self._paced[channel.label.number]
+        self._node.deliveries.flush(channel)  # What waits there it was sent already.
         subscription = Subscription(channel, paced.variant, self._pipe.write, self, floor=floor)
         self._subscriptions[channel.label.name] = subscription
         channel.add(subscription, in_step=channel.stream.newest is not None and not channel.is_behind(floor))
@@ -216,6 +234,14 @@ class Session:
     def _end_subscription(self, name: str, why: str) -> None:
         del self._subscriptions[name]
         self._say({"type": "unsubscribed", "channel": name, "code": ErrorCode.STATE_TOO_LARGE, "message": why, "retry": False})
+
+    def _begin_postponed(self) -> None:
+        while self._postponed and not self._pipe.is_full:
+            if self._node.turns.is_over():
+                self._node.turns.later(self._begin_postponed)
+                return
+            request = self._postponed.pop(next(iter(self._postponed)))
+            self._node.subscribe(request, _Asked(self, request))
 
     def _keep_short(self) -> None:
         """What goes at its own pace needs to know when there is room."""
@@ -280,7 +306,9 @@ class Session:
             if isinstance(subscription, Pacer):
                 del self._paced[subscription.subscription.channel.label.number]
             self._node.leave(command.channel, subscription)
-        elif self._pending.pop(command.channel, None) is None:
+        elif self._pending.pop(command.channel, None) is not None:
+            self._postponed.pop(command.channel, None)
+        else:
             msg = f"{command.channel} is not subscribed to"
             raise CommandError(ErrorCode.NOT_SUBSCRIBED, msg, command_id=command.id, channel=command.channel)
         self._say({"type": "unsubscribed", "id": command.id, "channel": command.channel})
@@ -313,6 +341,9 @@ class _Asked:
     @property
     def is_closed(self) -> bool:
         return not self._session.is_waiting_for(self._request)
+
+    def postpones(self, request: Subscribe) -> bool:
+        return self._session.postpones(request)
 
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         self._session.begin(request, channel, start)

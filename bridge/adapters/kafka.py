@@ -81,6 +81,8 @@ class KafkaRecords:
         self._left: dict[Partition, int | None] = {}
         """Ours still, of topics that are not subscribed to any more; and the first record that came of them since."""
         self._fatal = ""
+        self._has_joined = False
+        """Whether the group has said which partitions are ours, if any."""
         self._is_away = False
         self._next_probe = 0.0
 
@@ -191,6 +193,8 @@ class KafkaRecords:
 
     def lag(self) -> int | None:
         """See `bridge.ports.Records`."""
+        if not self._has_joined:
+            return None
         total = 0
         self._look_for_starts()
         for partition in self._flow.assigned:
@@ -283,6 +287,7 @@ class KafkaRecords:
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         partitions = _partitions(places)
+        self._has_joined = True
         consumer.incremental_assign(places)
         self._flow.assign(partitions)
         for partition in partitions:
@@ -301,6 +306,7 @@ class KafkaRecords:
 
     def _on_lost(self, _: Consumer, places: list[TopicPartition]) -> None:
         partitions = _partitions(places)
+        self._has_joined = False
         self._drop(partitions)
         self._told().on_lost(partitions)
 

@@ -17,7 +17,10 @@ import jmespath.lexer
 import jmespath.parser
 import msgspec
 
-from bridge.core.closures import Tree, compile_tree, is_true, steps_of
+from bridge.core.closures.code import Tree
+from bridge.core.closures.compile import compile_tree
+from bridge.core.closures.paths import steps_of
+from bridge.core.closures.values import is_true
 from bridge.core.scope import ROOTS, VALUE_ROOTS, Scope
 from shared.errors import ConfigurationError, DistributaryError
 

@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 TOPIC = "vehicles"
 GROUP = "demo"
 DEFAULT_RULES = Path(__file__).with_name("rules.yaml")
-_READY_TIMEOUT_S = 30.0
+_READY_TIMEOUT_S = 60.0
 _DRAIN_S = 0.5
 # The mock cluster answers a fetch that found nothing only when its time is over, whatever came meanwhile: so this is latency.
 _FETCH_WAIT_MS = 10

@@ -14,7 +14,7 @@ from shared.publication import ContentType
 _decode = msgspec.json.Decoder().decode
 
 
-def decode_json(data: bytes, _record: Record) -> Any:
+def decode_json(data: bytes, _record: Record | None = None) -> Any:
     """JSON in UTF-8. Of an object that has a name twice, the last one is taken."""
     try:
         return _decode(data)

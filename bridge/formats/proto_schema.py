@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto,
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 
-from bridge.formats.registry import RegisteredSchema
+from bridge.formats.schema import RegisteredSchema
 from shared.errors import ConfigurationError
 
 MAX_FILES = 1_000

@@ -13,19 +13,20 @@ from google.protobuf.message import Message
 from bridge.core.decoding import Decode, DecodeError
 from bridge.core.record import Record
 from bridge.formats import wire
+from bridge.formats.by_schema_id import by_schema_id
 from bridge.formats.proto_schema import message_at, registered
 from bridge.formats.proto_values import MessageValues
 from bridge.formats.registry import SchemaRegistry
-from shared.errors import ConfigurationError
+from bridge.formats.schema import RegisteredSchema
 
-MAX_CACHED = 1_000
 _BARE_LIKES_TEXT = b"{["
 
 Read = Callable[[bytes], Any]
+"""Reads the bytes of one message. Raises DecodeError."""
 
 
 def reader(pool: DescriptorPool, type_: Descriptor, *, json_names: bool) -> Read:
-    """What reads messages of one type; it raises DecodeError."""
+    """What reads messages of one type."""
     parse: Callable[[bytes], Message] = message_factory.GetMessageClass(type_).FromString
     convert = MessageValues(pool, json_names=json_names).converter(type_)
     name = type_.full_name
@@ -49,7 +50,7 @@ def by_type(read: Read, *, is_framed: bool) -> Decode:
 
     def decode(data: bytes, _record: Record) -> Any:
         wire.schema_id(data)
-        _, start = wire.message_indexes(data)
+        _, start = wire.message_indexes(data, wire.HEADER_BYTES)
         return read(data[start:])
 
     return decode
@@ -57,37 +58,36 @@ def by_type(read: Read, *, is_framed: bool) -> Decode:
 
 def by_id(registry: SchemaRegistry, message: str | None, *, json_names: bool) -> Decode:
     """Messages in Confluent's wire format. With `message`, only those of that type."""
-    readers: dict[tuple[int, tuple[int, ...]], Read | DecodeError] = {}
+    return by_schema_id(registry, "PROTOBUF", lambda schema: _Messages(schema, message, json_names=json_names).read, serialized=True)
 
-    def decode(data: bytes, _record: Record) -> Any:
-        number = wire.schema_id(data)
-        indexes, start = wire.message_indexes(data)
-        read = readers.get((number, indexes))
+
+class _Messages:
+    """The messages of one schema of the registry, each found by its place in the schema's file, which the wire format tells.
+
+    `message` is the only type that is wanted, if there is one. Raises ConfigurationError where the schema is none.
+    """
+
+    def __init__(self, schema: RegisteredSchema, message: str | None, *, json_names: bool) -> None:
+        self._pool, self._file = registered(schema)
+        self._message = message
+        self._json_names = json_names
+        self._readers: dict[tuple[int, ...], Read] = {}
+        """By place: no more than the file has messages."""
+
+    def read(self, data: bytes, start: int) -> Any:
+        """The message whose place in the file is told at `start`. Raises DecodeError."""
+        indexes, start = wire.message_indexes(data, start)
+        read = self._readers.get(indexes)
         if read is None:
-            read = _registered_reader(registry, number, indexes, message, json_names=json_names)
-            if len(readers) >= MAX_CACHED:
-                readers.clear()
-            readers[number, indexes] = read
-        if isinstance(read, DecodeError):
-            raise DecodeError(str(read))
+            read = self._readers[indexes] = self._reader(indexes)
         return read(data[start:])
 
-    return decode
-
-
-def _registered_reader(
-    registry: SchemaRegistry, number: int, indexes: tuple[int, ...], message: str | None, *, json_names: bool
-) -> Read | DecodeError:
-    schema = registry.schema(number, serialized=True)
-    if schema.type != "PROTOBUF":
-        return DecodeError(f"the value was written with schema {number} of the registry, which is {schema.type}, not PROTOBUF")
-    try:
-        pool, file = registered(schema)
-    except ConfigurationError as error:
-        return DecodeError(f"schema {number} of the registry {'; '.join(error.problems)}")
-    name = message_at(file, indexes)
-    if name is None:
-        return DecodeError(f"the value is not in Confluent's wire format: schema {number} has no message at {list(indexes)}")
-    if message not in {None, name}:
-        return DecodeError(f"the value is a {name} message, and the rules read {message}")
-    return reader(pool, pool.FindMessageTypeByName(name), json_names=json_names)
+    def _reader(self, indexes: tuple[int, ...]) -> Read:
+        name = message_at(self._file, indexes)
+        if name is None:
+            msg = f"the value is not in Confluent's wire format: its schema has no message at {list(indexes)}"
+            raise DecodeError(msg)
+        if self._message not in {None, name}:
+            msg = f"the value is a {name} message, and the rules read {self._message}"
+            raise DecodeError(msg)
+        return reader(self._pool, self._pool.FindMessageTypeByName(name), json_names=self._json_names)

@@ -22,6 +22,7 @@ import msgspec
 
 from bridge.core.backoff import Backoff
 from bridge.core.decoding import DecodeError, SchemaUnavailableError
+from bridge.formats.schema import RegisteredSchema
 from shared.errors import ConfigurationError
 from shared.telemetry import Log
 
@@ -51,16 +52,6 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         # Properties hold passwords.
         return f"<registry {self.url}>"
-
-
-class RegisteredSchema(msgspec.Struct, frozen=True):
-    """A schema as it was registered, with all that it refers to."""
-
-    type: str
-    """AVRO, PROTOBUF or JSON."""
-    text: str
-    references: tuple[tuple[str, RegisteredSchema], ...] = ()
-    """Name and schema of each one that it refers to directly."""
 
 
 class Answer(msgspec.Struct):

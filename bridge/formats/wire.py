@@ -10,6 +10,8 @@ from __future__ import annotations
 from bridge.core.decoding import DecodeError
 
 HEADER_BYTES = 5
+"""Of Confluent's wire format."""
+SINGLE_OBJECT_HEADER_BYTES = 10
 _MAX_SCHEMA_ID = 2**31 - 1
 _MAX_INDEXES = 32
 _SINGLE_OBJECT = b"\xc3\x01"
@@ -29,11 +31,11 @@ def schema_id(data: bytes) -> int:
 
 
 def fingerprint(data: bytes) -> bytes:
-    """The fingerprint in a single-object frame; the value begins after 10 bytes. Raises DecodeError."""
-    if len(data) < 10 or data[:2] != _SINGLE_OBJECT:
+    """The fingerprint in a single-object frame; the value begins at SINGLE_OBJECT_HEADER_BYTES. Raises DecodeError."""
+    if len(data) < SINGLE_OBJECT_HEADER_BYTES or data[:2] != _SINGLE_OBJECT:
         msg = f"the value is not in Avro's single-object encoding (the bytes C3 01, then 8 of a fingerprint): {guess(data)}"
         raise DecodeError(msg)
-    return data[2:10]
+    return data[2:SINGLE_OBJECT_HEADER_BYTES]
 
 
 def guess(data: bytes) -> str:
@@ -54,9 +56,12 @@ def guess(data: bytes) -> str:
     return f"it begins with the bytes {data[:6].hex(' ').upper()}; correct the producer, or `format` and `framing`"
 
 
-def message_indexes(data: bytes) -> tuple[tuple[int, ...], int]:
-    """Which message of its file the value is: the index at each level, and where the value begins. Raises DecodeError."""
-    count, at = _zigzag(data, HEADER_BYTES)
+def message_indexes(data: bytes, start: int) -> tuple[tuple[int, ...], int]:
+    """Which message of its file the value is, as told at `start`: the index at each level, and where the value begins.
+
+    Raises DecodeError.
+    """
+    count, at = _zigzag(data, start)
     if count == 0:
         return (0,), at
     if not 0 < count <= _MAX_INDEXES:

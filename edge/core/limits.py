@@ -30,9 +30,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_errors: int = 10
     """Malformed frames of one session before it is closed."""
     max_outbox_bytes: int = 1_048_576
-    """Unsent bytes of one session before it is a slow consumer."""
-    max_burst_bytes: int = 16_777_216
-    """Unsent bytes beyond `max_outbox_bytes` that one session has asked for by subscribing; one larger publication may be more."""
+    """Unsent bytes of one session before it is a slow consumer. What it got when a subscription began comes on top, and with more than this
+    unsent, none begins."""
     short_outbox_bytes: int = 16_384
     """Unsent bytes of a session with a conflating subscription before it is sent nothing newer, and the same again in the kernel."""
     max_recovery_items: int = 1_000

@@ -35,6 +35,8 @@ CLOSE_TIMEOUT_S = 10.0
 MAX_FRAGMENTS = 1_000
 CLOSE_S = 0.00005
 """What the event loop and the kernel take to close a connection, at the end of the turn."""
+NEWCOMER_COST = 1_000
+"""By it (`edge.turns`) those who have no subscription yet let the frames of the others go first: thousands may come together."""
 GONE_COST = 2_000
 """By it (`edge.turns`) those who are gone let the frames of those who are there go first."""
 TCP_NOTSENT_LOWAT = 25
@@ -88,7 +90,6 @@ class WebSocketConnection(asyncio.Protocol):
     __slots__ = (
         "_address",
         "_all",
-        "_burst",
         "_close_at",
         "_connect_by",
         "_deflate",
@@ -119,7 +120,6 @@ class WebSocketConnection(asyncio.Protocol):
         self._deflate: Deflate | None = None
         self._later: list[bytes] | None = None
         """What came in a turn of the event loop that had no time for it; None where nothing waits."""
-        self._burst = 0
         self._is_open = True
         self._is_awaiting_pong = False
         self._is_short = False
@@ -154,7 +154,8 @@ class WebSocketConnection(asyncio.Protocol):
         while at < len(data):
             if is_over():
                 self._later = [data[at:]]
-                self._all.node.turns.later(self._go_on)
+                is_new = self.session is None or not self.session.is_subscribed
+                self._all.node.turns.later(self._go_on, NEWCOMER_COST if is_new else 0)
                 return
             if self._ws is not None:
                 break
@@ -209,12 +210,11 @@ class WebSocketConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.is_writable = True
-        self._set_outbox(0)
-        if self._is_short:
-            asyncio.get_running_loop().call_soon(self._tell_writable)
-        elif self._is_open and self.session is not None and self.write == self._write_counted:
+        self._outbox_bytes = self._all.node.limits.max_outbox_bytes
+        if not self._is_short and self._is_open and self.session is not None and self.write == self._write_counted:
             self.write = self._transport.write
             self.session.rewrite()
+        asyncio.get_running_loop().call_soon(self._tell_writable)
 
     # -- edge.ports.ClientPipe -----------------------------------------------------------------------------------------------------
 
@@ -222,12 +222,14 @@ class WebSocketConnection(asyncio.Protocol):
         """See `edge.ports.ClientPipe`."""
         if not self._is_open:
             return
-        limits = self._all.node.limits
-        unsent = self._transport.get_write_buffer_size()
-        if unsent + size <= limits.max_outbox_bytes // 2:
-            return
-        # Many small starts are a burst, too. But one that is asked for again and again and never read must come to an end.
-        self._set_outbox(max(size, min((self._burst if unsent else 0) + size, limits.max_burst_bytes)))
+        limit, expected = self._all.node.limits.max_outbox_bytes, self._transport.get_write_buffer_size() + size
+        if expected > limit // 2:
+            self._outbox_bytes = max(self._outbox_bytes, limit + expected)
+
+    @property
+    def is_full(self) -> bool:
+        """See `edge.ports.ClientPipe`."""
+        return not self.is_writable and self._transport.get_write_buffer_size() > self._all.node.limits.max_outbox_bytes
 
     def keep_short(self) -> None:
         """See `edge.ports.ClientPipe`."""
@@ -272,8 +274,8 @@ class WebSocketConnection(asyncio.Protocol):
             return
         self._is_awaiting_pong = True
         self._transport.write(PING_FRAME)
-        if not self._is_short and self._transport.get_write_buffer_size() == 0:
-            self.resume_writing()
+        if self._transport.get_write_buffer_size() == 0:
+            self._outbox_bytes = self._all.node.limits.max_outbox_bytes  # What it asked for once is read.
 
     def check_time(self, now: float) -> None:
         """Close a client that never introduced itself; cut one that does not finish its close."""
@@ -394,13 +396,6 @@ class WebSocketConnection(asyncio.Protocol):
             self.session.close()
         if not self._close_at:
             self._close_at = self._all.awake() + CLOSE_TIMEOUT_S
-
-    def _set_outbox(self, burst: int) -> None:
-        """Let so much more be unsent than usual, because the client asked for it."""
-        self._burst = burst
-        self._outbox_bytes = self._all.node.limits.max_outbox_bytes + burst
-        if not self._is_short:
-            self._transport.set_write_buffer_limits(high=self._outbox_bytes)
 
     def _write_counted(self, frames: bytes) -> None:
         """Where the high-water mark means "conflate", the outbox's own bound is looked at on each write."""

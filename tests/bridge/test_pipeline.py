@@ -36,6 +36,21 @@ class TestWell:
         assert pipeline.tally.deltas > 100
         assert 0 < pipeline.tally.saving < 1
 
+    def test_the_lag_is_not_known_until_it_was_looked_at_since_partitions_came(self):
+        """That of a bridge without partitions is 0: it must not pass for the lag of those that it just got."""
+        world = World()
+        world.produce(fleet(1))
+        pipeline, records = world.bridge(assign=[])
+        steps(pipeline, world)
+        told = [pipeline.lag]
+        records.assign([P])
+        told.append(pipeline.lag)
+        for _ in range(2):
+            world.clock.now_s += 1
+            pipeline.step()
+            told.append(pipeline.lag)
+        assert told == [0, None, 1, 0]
+
     def test_subscribers_get_deltas_to_what_they_had_before(self):
         world = World()
         for at in range(5):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,4 +61,9 @@ def test_the_health_of_all(statuses: list[str], joined: str):
 def test_one_that_is_stuck_or_the_end_shows():
     assert not join([{"status": "ready"}], is_stuck=True, is_stopping=False).is_alive
     assert join([{"status": "ready"}], is_stuck=False, is_stopping=True).status == "stopping"
-    assert join([{"status": "ready"}], is_stuck=False, is_stopping=False).details["lag"] is None
+
+
+@pytest.mark.parametrize("unknown", [{"lag": None}, {}])
+def test_the_lag_of_all_is_not_known_while_that_of_one_is_not(unknown: dict[str, Any]):
+    workers: list[dict[str, Any]] = [{"status": "ready", "lag": 0}, {"status": "ready", **unknown}]
+    assert join(workers, is_stuck=False, is_stopping=False).details["lag"] is None

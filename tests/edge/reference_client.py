@@ -57,6 +57,8 @@ class ReferenceClient:
         """Told each time the edge says that the position of a holding is none, or none any more."""
         self.is_writable = True
         """Whether its socket takes more; for the test to change (`stall`, `read_on`)."""
+        self.is_full = False
+        """Whether much is unsent; for the test to change (`fill`, `read_on`)."""
         self._published = published
         self._kind_of = kind_of
         self._ids = 0
@@ -148,9 +150,14 @@ class ReferenceClient:
         self._room = after
         self.is_writable = after > 0
 
+    def fill(self) -> None:
+        """So much is unsent that nothing new is to begin."""
+        self.is_full, self.is_writable = True, False
+
     def read_on(self) -> None:
         """The socket has room again."""
         self._room = 0
+        self.is_full = False
         self.is_writable = True
         self.session.on_writable()
 

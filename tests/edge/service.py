@@ -28,7 +28,7 @@ from shared.publication import ContentType, DeltaFormat, Kind, payload_hash
 from tests.conftest import StartProject
 from tests.rig.ports import free_port
 from tests.rig.process import Process
-from tests.rig.wait import wait_until, wait_until_async
+from tests.rig.wait import PATIENCE_S, wait_until, wait_until_async
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class Bridge:
         kind: Kind = Kind.LATEST,
         delta: DeltaFormat = DeltaFormat.VCDIFF,
         keep: int = 100,
-        within_s: float = 30,
+        within_s: float = PATIENCE_S,
     ) -> Pushed:
         """Publish a value, as JSON unless it is bytes; try again until the bus takes it."""
         payload = value if isinstance(value, bytes) else msgspec.json.encode(value)
@@ -207,7 +207,7 @@ class Listener:
 
     async def closed(self) -> int | None:
         """Wait for the end; returns the close code."""
-        await asyncio.wait_for(asyncio.shield(self._reading), 40)
+        await asyncio.wait_for(asyncio.shield(self._reading), PATIENCE_S)
         return self.connection.close_code
 
     def offsets(self, channel: str) -> list[int]:
@@ -292,7 +292,7 @@ def _from_array(fields: list[Any]) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def bare(edge: EdgeProcess, channels: str, **query: str) -> AsyncIterator[Listener]:
     """A bare client on these channels."""
-    async with connect(edge.url(channels=channels, **query), max_size=None, compression=None) as connection:
+    async with connect(edge.url(channels=channels, **query), max_size=None, compression=None, open_timeout=PATIENCE_S) as connection:
         yield Listener(connection)
 
 
@@ -300,7 +300,7 @@ async def bare(edge: EdgeProcess, channels: str, **query: str) -> AsyncIterator[
 async def client(edge: EdgeProcess, *, form: str = "json") -> AsyncIterator[Listener]:
     """A client that has introduced itself."""
     name = websockets.Subprotocol(f"distributary.v1.{form}")
-    async with connect(edge.url(), subprotocols=[name], max_size=None, compression=None) as connection:
+    async with connect(edge.url(), subprotocols=[name], max_size=None, compression=None, open_timeout=PATIENCE_S) as connection:
         listener = Listener(connection)
         assert (await listener.ask(type="connect", client="test"))["type"] == "connected"
         yield listener
@@ -310,7 +310,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     """Run a test's coroutine, bounded."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             await main()
 
     asyncio.run(bounded())
@@ -340,7 +340,7 @@ def get(url: str) -> tuple[int, bytes]:
     import urllib.request
 
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310  (the URLs are made by tests)
+        with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310  (the URLs are made by tests)
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:

@@ -19,7 +19,8 @@ from edge.core.delivery import Mode
 from edge.core.limits import Limits
 from edge.core.variant import Dialect
 from edge.deliveries import Deliveries
-from edge.node import ITEM_BYTES, Node
+from edge.holdings import ITEM_BYTES
+from edge.node import Node
 from edge.pacer import Pacer
 from shared.bus.push import Keep, Outcome, Push, Pushed, Source
 from shared.delta import json_patch, vcdiff
@@ -61,9 +62,15 @@ class Edge:
         """Who waits to be let through, oldest first."""
         self.has_lost = False
         """Whether something was lost that only a look at the bus can show."""
-        self.node = Node(self.bus, limits, clock=self._loop.time, now_ms=lambda: simulation.time_ms, random=random.Random(1).random)
-        if is_hurried:
-            self.node.deliveries = Deliveries(self._loop.time, self.bus.hold, soon=self._turn, slice_s=0, look_after=1)
+        hurried = Deliveries(self._loop.time, self.bus.hold, soon=self._turn, slice_s=0, look_after=1)
+        self.node = Node(
+            self.bus,
+            limits,
+            clock=self._loop.time,
+            now_ms=lambda: simulation.time_ms,
+            random=random.Random(1).random,
+            deliveries=hurried if is_hurried else None,
+        )
         self.bus.attach(self.node)
 
     def let(self, index: int) -> None:
@@ -316,7 +323,7 @@ class Simulation:
                     assert holding.has_value or holding.is_resumed, f"{holding}: holds nothing, and the newest is {newest}"
                     assert holding.position == newest
         for edge in self.edges:
-            assert edge.node.held_bytes == sum(
+            assert edge.node.holdings.ring_bytes == sum(
                 channel.stream.bytes_held + ITEM_BYTES * len(channel.stream.ring) for channel in edge.node.hub
             )
             for lane in edge.node._lanes.values():
@@ -343,7 +350,7 @@ class Simulation:
             assert edge.node.channels == []
             assert len(edge.node.hub) == 0
             assert edge.bus.wanted == []
-            assert edge.node.held_bytes == 0
+            assert edge.node.holdings.ring_bytes == 0
 
     def _check_failures(self) -> None:
         for client in self.clients:

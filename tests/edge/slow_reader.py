@@ -16,8 +16,7 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from tests.edge.service import EdgeProcess
-
-PATIENCE_S = 20.0
+from tests.rig.wait import PATIENCE_S
 
 
 class SlowReader:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import edge.node
+import edge.lane
 from edge.core.variant import Dialect
 from edge.ports import ChannelHistory
 from edge.turns import Turns
@@ -130,7 +130,7 @@ class TestWhileTheBusIsRead:
         assert client.holdings["latest:1"].position is None
 
     def test_more_than_may_wait_is_read_again(self, simulation: Simulation, one: Edge, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(edge.node, "MAX_WAITING_ENVELOPES", 3)
+        monkeypatch.setattr(edge.lane, "MAX_WAITING_ENVELOPES", 3)
         client = subscribe(simulation, one, "latest:1")
         let_until(simulation, one, "answer")
         for _ in range(5):
@@ -279,18 +279,18 @@ class TestStorm:
         started: list[int] = []
         time = itertools.count()
         # Each look at the clock takes 0.4 ms: a turn has time for a dozen.
-        one.node.turns = Turns(lambda: next(time) * 0.0004)
+        one.node.starts._turns = Turns(lambda: next(time) * 0.0004)
         behind = [number % 30 for number in range(100)]
         clients = self.come(simulation, one, newest, behind)
         sizes: list[int] = []
-        held = one.node._start
+        held = one.node.starts.start
 
         def noted(lane: Any, request: Any, subscriber: Any, items: Any = None) -> int:
             needed = held(lane, request, subscriber, items)
             started.append(request.position.offset)
             return needed
 
-        one.node._start = noted  # type: ignore[method-assign]
+        one.node.starts.start = noted  # type: ignore[method-assign]
         let_until(simulation, one, "answer")
 
         def publish_meanwhile() -> None:
@@ -485,7 +485,7 @@ class TestChannels:
         for name in names:
             simulation.do(partial(simulation.push, name, size=30))
         simulation.do(lambda: one.bus.deliver(100))
-        assert one.node.held_bytes <= 2 * SMALL.max_ring_bytes
+        assert one.node.holdings.ring_bytes <= 2 * SMALL.max_ring_bytes
         assert any(len(channel.stream.ring) == 1 for channel in one.node.hub)
         assert any(len(channel.stream.ring) > 1 for channel in one.node.hub)
         simulation.check_rest()

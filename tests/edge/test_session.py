@@ -22,6 +22,8 @@ class Pipe:
         self.dialect = dialect
         self.messages: list[Any] = []
         self.closed: tuple[int, str] | None = None
+        self.room = 1_000
+        """So many messages are no reason to wait."""
         self.session: Session | None = None
 
     def write(self, frames: bytes) -> None:
@@ -34,6 +36,10 @@ class Pipe:
     @property
     def is_writable(self) -> bool:
         return True
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.messages) >= self.room
 
     def keep_short(self) -> None:
         pass
@@ -142,6 +148,63 @@ class TestSubscribe:
         client.says(type="subscribe", id=7, channel="b")
         client.simulation.come_to_rest()
         assert client.pipe.messages[-1]["type"] == "subscribed"
+
+
+class TestPostponed:
+    """A client that has much to read first."""
+
+    def test_begins_when_there_is_room(self, client: Client):
+        client.pipe.room = 0
+        for number, channel in enumerate(("a", "b"), 2):
+            client.says(type="subscribe", id=number, channel=channel)
+        client.simulation.come_to_rest()
+        assert [message["type"] for message in client.pipe.messages] == ["connected"]
+        assert client.says(type="subscribe", id=4, channel="a")["code"] == ErrorCode.ALREADY_SUBSCRIBED
+        client.pipe.room = 1_000
+        client.simulation.do(client.session.on_writable)
+        client.simulation.come_to_rest()
+        assert [message["channel"] for message in client.pipe.messages[-2:]] == ["a", "b"]
+
+    def test_waits_though_the_bus_has_answered(self, client: Client):
+        client.says(type="subscribe", id=2, channel="stream:1")
+        client.pipe.room = 0
+        client.simulation.come_to_rest()
+        assert [message["type"] for message in client.pipe.messages] == ["connected"]
+        client.simulation.do(lambda: client.simulation.push("stream:1"))
+        client.simulation.come_to_rest()
+        client.pipe.room = 1_000
+        client.simulation.do(client.session.on_writable)
+        client.simulation.come_to_rest()
+        assert [message["type"] for message in client.pipe.messages] == ["connected", "subscribed"]
+        assert client.pipe.messages[-1]["position"]["offset"] == 1
+
+    def test_stops_where_there_is_no_room_again(self, client: Client):
+        client.pipe.room = 0
+        for number in range(2, 5):
+            client.says(type="subscribe", id=number, channel=f"a:{number}")
+        client.pipe.room = 2
+        client.simulation.do(client.session.on_writable)
+        client.simulation.come_to_rest()
+        assert [message.get("channel") for message in client.pipe.messages] == [None, "a:2"]
+
+    def test_can_be_unsubscribed_from(self, client: Client):
+        client.pipe.room = 0
+        client.says(type="subscribe", id=2, channel="a")
+        assert client.says(type="unsubscribe", id=3, channel="a") == {"type": "unsubscribed", "id": 3, "channel": "a"}
+        client.pipe.room = 1_000
+        client.simulation.do(client.session.on_writable)
+        client.simulation.come_to_rest()
+        client.simulation.check_nothing_is_left()
+        assert [message["type"] for message in client.pipe.messages] == ["connected", "unsubscribed"]
+
+    def test_is_forgotten_with_the_session(self, client: Client):
+        client.pipe.room = 0
+        client.says(type="subscribe", id=2, channel="a")
+        client.simulation.do(client.session.close)
+        client.pipe.room = 1_000
+        client.simulation.do(client.session.on_writable)
+        client.simulation.come_to_rest()
+        client.simulation.check_nothing_is_left()
 
 
 class TestUnsubscribe:

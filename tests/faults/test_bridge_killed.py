@@ -38,6 +38,10 @@ def history(client: redis.Redis, channel: str) -> list[object]:
     return [msgspec.json.decode(envelope.body) for envelope in envelopes]
 
 
+def has_all(client: redis.Redis, channel: str, count: int) -> bool:
+    return int(client.llen(BusLayout().history_key(channel))) >= count
+
+
 def test_a_bridge_that_is_killed_again_and_again(stack: Stack, kafka: KafkaCluster, redis_url: str, topic: str, tmp_path: Path) -> None:
     fleet, chance = Fleet(), random.Random(7)
     rules = write_rules(tmp_path, topic)
@@ -69,18 +73,20 @@ def test_a_bridge_that_is_killed_again_and_again(stack: Stack, kafka: KafkaClust
             bridge = stack.start_bridge(rules, topic, *STATIC_MEMBER)
             if round_ == 0:
                 # Clients can subscribe once a bridge has set the bus up, and are there before the first publication.
-                joined.wait(30)
+                assert joined.wait(120), "the clients did not come"
             kafka.produce(topic, fleet.snapshots(SNAPSHOTS_A_ROUND))
             wait_until(partial(has_more, published), what="the bridge at work", interval_s=0.002)
             time.sleep(chance.uniform(0, 0.25))  # A point that nobody chose: this is the fault, not a wait for something.
             bridge.kill()
         stack.start_bridge(rules, topic, *STATIC_MEMBER)
         total = len(fleet.expected["position:1551"])
-        wait_until(lambda: probe.llen(last_channel) >= total, what=f"all {total} snapshots", timeout_s=60)
+        wait_until(lambda: probe.llen(last_channel) >= total, what=f"all {total} snapshots", timeout_s=120)
 
     asyncio.run(follow())
-    wrong = [channel for channel, values in fleet.expected.items() if channel.startswith("position:") and history(probe, channel) != values]
-    assert wrong == []
+    positions = {channel: values for channel, values in fleet.expected.items() if channel.startswith("position:")}
+    for channel, values in positions.items():  # The last snapshot reaches one channel after the other.
+        wait_until(partial(has_all, probe, channel, len(values)), what=f"{len(values)} publications on {channel}")
+    assert [channel for channel, values in positions.items() if history(probe, channel) != values] == []
     probe.close()
 
 
@@ -108,7 +114,7 @@ def test_a_second_bridge_that_joins_and_leaves(stack: Stack, kafka: KafkaCluster
         for round_ in range(max(3, ROUNDS // 4)):
             second = stack.start_bridge(rules, topic, *QUICK_MEMBER)
             produce(10)
-            second.wait_for_log(r"partitions assigned partitions=\S+\[")
+            second.wait_for_log(r"partitions assigned partitions=\S+\[", timeout_s=120)
             produce(10)
             # Half of the times it leaves in order, half of the times it is just gone.
             second.terminate() if round_ % 2 == 0 else second.kill()
@@ -124,5 +130,7 @@ def test_a_second_bridge_that_joins_and_leaves(stack: Stack, kafka: KafkaCluster
                 assert follower.gaps[channel] == []
 
     asyncio.run(follow())
-    assert history(probe, "position1:1410") == fleets[1].expected["position:1410"]
+    wanted = fleets[1].expected["position:1410"]
+    wait_until(partial(has_all, probe, "position1:1410", len(wanted)), what="a channel that nobody watches")
+    assert history(probe, "position1:1410") == wanted
     probe.close()

@@ -56,6 +56,11 @@ def has_more(kafka: KafkaCluster, topic: str, before: int) -> bool:
     return kafka.end_offset(f"{topic}.dead-letters") > before
 
 
+def is_at_work(redis_url: str, first: int) -> bool:
+    """Whether something of the records from this one on is published."""
+    return any(number >= first for number in published(redis_url))
+
+
 def check(kafka: KafkaCluster, topic: str, redis_url: str, total: int) -> None:
     assert published(redis_url) == [number for number in range(total) if number % 3]
     counts: Counter[bytes] = Counter()
@@ -77,12 +82,12 @@ def test_a_bridge_that_is_killed_between_a_dead_letter_and_its_commit(
         before = kafka.end_offset(f"{topic}.dead-letters")
         kafka.produce(topic, records(round_ * RECORDS_A_ROUND))
         bridge = stack.start_bridge(rules, topic, *STATIC_MEMBER)
-        wait_until(partial(has_more, kafka, topic, before), what="a letter", interval_s=0.005, timeout_s=60)
+        wait_until(partial(has_more, kafka, topic, before), what="a letter", interval_s=0.005)
         time.sleep(chance.uniform(0, 0.3))  # A point that nobody chose: this is the fault, not a wait for something.
         bridge.kill()
     stack.start_bridge(rules, topic, *STATIC_MEMBER)
     total = ROUNDS * RECORDS_A_ROUND
-    wait_until(lambda: kafka.committed(topic, topic) == total, what="all records committed", timeout_s=60)
+    kafka.wait_until_committed(topic, topic, total)
     check(kafka, topic, redis_url, total)
 
 
@@ -98,8 +103,8 @@ def test_kafka_that_is_killed_while_records_are_put_aside(
     total = 0
     for _ in range(2):
         kafka.produce(topic, records(total))
+        wait_until(partial(is_at_work, redis_url, total), what="the bridge at work on them", interval_s=0.005)
         total += RECORDS_A_ROUND
-        wait_until(lambda: len(published(redis_url)) > 0, what="the bridge at work", interval_s=0.005, timeout_s=60)
         kafka.restart()
-    wait_until(lambda: kafka.committed(topic, topic) == total, what="all records committed", timeout_s=90)
+    kafka.wait_until_committed(topic, topic, total)
     check(kafka, topic, redis_url, total)

@@ -40,7 +40,7 @@ def only(manifests: list[Manifest], kind: str, component: str, name: str = "") -
 def pods(manifests: list[Manifest]) -> Iterator[Manifest]:
     """Every pod and pod template: an object with metadata and spec."""
     for one in manifests:
-        if one["kind"] == "Deployment":
+        if one["kind"] in {"Deployment", "Job"}:
             yield one["spec"]["template"]
         elif one["kind"] == "Pod":
             yield one

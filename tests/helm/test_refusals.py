@@ -57,6 +57,9 @@ def test_values_that_contradict_each_other(refusal: Refusal, values: str, settin
         ("bridge.schemas.a/b=x", "/bridge/schemas", "'a/b' not allowed"),
         ("bridge.existingSchemasConfigMaps[0]=mine", "/bridge/existingSchemasConfigMaps/0", "want object"),
         ("bridge.extraEnvFrom[0].secret=mine", "/bridge/extraEnvFrom/0", "'secret' not allowed"),
+        ("bridge.checkRules=false", "/bridge/checkRules", "want object"),
+        ("bridge.checkRules.enable=false", "/bridge/checkRules", "'enable' not allowed"),
+        ("bridge.checkRules.activeDeadlineSeconds=0", "/bridge/checkRules/activeDeadlineSeconds", "minimum"),
         ("bridge.internalPort=70000", "/bridge/internalPort", "maximum"),
         ("bridge.kafkaProperties.a=b\nc=d", "/bridge/kafkaProperties/a", "does not match pattern"),
         ("bridge.kafkaProperties.A b=c", "/bridge/kafkaProperties", "'A b' not allowed"),
@@ -124,3 +127,14 @@ def test_values_of_the_wrong_shape(refusal: Refusal, setting: str, where: str, w
 )
 def test_good_values_are_not_refused(render: Render, setting: str) -> None:
     assert render("trial", "--set", setting)
+
+
+@pytest.mark.parametrize("value", ["commonLabels", "bridge.schemas", "bridge.kafkaProperties", "bridge.podLabels", "edge.resources"])
+def test_what_may_be_empty_may_be_null(render: Render, value: str) -> None:
+    assert render("trial", "--set", f"{value}=null")
+
+
+@pytest.mark.parametrize("value", ["tests", "bridge.checkRules", "bridge.bootstrapServers", "edge.service.port", "networkPolicy.kafka.to"])
+def test_what_is_needed_and_null_is_named(refusal: Refusal, value: str) -> None:
+    """`--reuse-values` does the same: it leaves out what a new chart has brought."""
+    assert f"missing property '{value.rpartition('.')[2]}'" in refusal("trial", "--set", f"{value}=null")

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import urllib.request
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -94,8 +95,9 @@ class Bridge:
             "bridge",
             *("run", "--rules", self.config.rules, "--bootstrap-servers", self._kafka.bootstrap_servers, "--group", self.group),
             *("--bus", self.redis.url, "--internal-port", "0", "--log-format", "json"),
-            *("--kafka-property", "topic.metadata.refresh.interval.ms=1000", "--kafka-property", "session.timeout.ms=6000"),
-            # A static member, so that the next one need not wait until the group misses one that was killed.
+            *("--kafka-property", "topic.metadata.refresh.interval.ms=1000"),
+            # A static member, so that the next one need not wait until the group misses one that was killed. Nobody is to be missed sooner
+            # than usual: a bridge that gets no time for some seconds would join anew, and read anew.
             *("--kafka-property", "group.instance.id=one"),
         )
         process.wait_for_log("health and metrics")
@@ -106,7 +108,7 @@ class Bridge:
 
     def get(self, path: str) -> str:
         [address] = [record["address"] for record in self.process.records() if "address" in record]
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=30) as answer:
             return str(answer.read().decode())
 
     def logged(self, message: str) -> list[dict[str, Any]]:
@@ -116,13 +118,17 @@ class Bridge:
     def health(self) -> dict[str, Any]:
         return dict(json.loads(self.get("/health/ready")))
 
+    def wait_for_health(self, is_so: Callable[[dict[str, Any]], object], what: str) -> dict[str, Any]:
+        """Wait until the bridge says so of itself, and return all that it says."""
+
+        def look() -> dict[str, Any] | None:
+            found = self.health()
+            return found if is_so(found) else None
+
+        return wait_until(look, what=what, ignore=(ValueError, OSError), state=self.process.tail)
+
     def wait_for_generation(self, number: int) -> None:
-        wait_until(
-            lambda: self.health()["rules"]["generation"] == number,
-            what=f"rules of generation {number}",
-            ignore=(ValueError, OSError),
-            state=self.process.tail,
-        )
+        self.wait_for_health(lambda health: health["rules"]["generation"] == number, f"rules of generation {number}")
 
     def entries(self, channel: str) -> list[envelope.Envelope]:
         with self.redis.client() as client:
@@ -134,7 +140,12 @@ class Bridge:
         return [json.loads(entry.body)["n"] for entry in self.entries(channel)]
 
     def wait_for(self, channel: str, number: int) -> None:
-        wait_until(lambda: self.published(channel)[-1:] == [number], what=f"{number} on {channel}", timeout_s=40, state=self.process.tail)
+        wait_until(lambda: self.published(channel)[-1:] == [number], what=f"{number} on {channel}", timeout_s=120, state=self.process.tail)
+
+    def wait_for_both(self, version: int, topic: str, number: int) -> None:
+        """A record reaches one channel after the other: until it is on both."""
+        self.wait_for(f"all:{topic}", number)
+        self.wait_for(f"rules-{version}:{topic}", number)
 
 
 @pytest.fixture
@@ -150,7 +161,7 @@ def test_rules_change_while_records_flow(bridge: Bridge, kafka: KafkaCluster, to
             bridge.put(version)
             bridge.wait_for_generation(version)
         wait_until(lambda: bridge.published(f"rules-4:{topic}"), what="records by the newest rules")
-    bridge.wait_for(f"all:{topic}", flow.sent - 1)
+    bridge.wait_for_both(4, topic, flow.sent - 1)
     everything = list(range(flow.sent))
     assert bridge.published(f"all:{topic}") == everything
     by_version = [bridge.published(f"rules-{version}:{topic}") for version in (1, 2, 3, 4)]
@@ -171,17 +182,16 @@ def test_a_broken_file_keeps_the_rules_and_is_told_with_its_lines(bridge: Bridge
     flow.send(10)
     bridge.wait_for(f"rules-1:{topic}", 9)
     bridge.config.put("version: 1\nsources: [{name: a, topics: [b]}]\nroutes:\n  - {name: x, chanel: y}\n  - {name: x, channel: '{z}'}\n")
-    health = wait_until(lambda: (found := bridge.health())["rules"]["problems"] and found, what="problems")
-    assert isinstance(health, dict)
+    health = bridge.wait_for_health(lambda found: found["rules"]["problems"], "problems")
     assert health["status"] == "degraded"
     problems = health["rules"]["problems"]
     assert [problem.split(":")[1] for problem in problems] == ["4", "5", "5"]
+    bridge.process.wait_for_log("the rules file is refused")
     assert [record["problem"] for record in bridge.logged("problem in the rules")] == problems
     flow.send(10)
     bridge.wait_for(f"rules-1:{topic}", 19)
     bridge.put(2)
-    bridge.wait_for_generation(2)
-    assert bridge.health()["status"] == "ready"
+    bridge.wait_for_health(lambda found: found["rules"]["generation"] == 2 and found["status"] == "ready", "rules that are taken")
     flow.send(10)
     bridge.wait_for(f"rules-2:{topic}", 29)
     assert bridge.published(f"rules-2:{topic}") == list(range(20, 30))
@@ -192,17 +202,17 @@ def test_topics_come_and_go_with_the_rules(bridge: Bridge, kafka: KafkaCluster, 
     flow, other_flow = Flow(kafka, topic), Flow(kafka, other)
     flow.send(10)
     other_flow.send(10)
-    bridge.wait_for(f"all:{topic}", 9)
+    bridge.wait_for_both(1, topic, 9)
     bridge.put(2, topics=f"[{topic}, {other}]")
     bridge.wait_for(f"all:{other}", 9)
     bridge.put(3, topics=f"[{other}]")
-    bridge.process.wait_for_log(rf"partitions revoked.*{topic}\[0\]")
+    bridge.process.wait_for_log(rf"partitions revoked.*{topic}\[0\]", timeout_s=120)
     flow.send(10)
     other_flow.send(10)
     bridge.wait_for(f"all:{other}", 19)
     assert bridge.published(f"all:{topic}") == list(range(10))
     bridge.put(4)
-    bridge.wait_for(f"all:{topic}", 19)
+    bridge.wait_for_both(4, topic, 19)
     assert bridge.published(f"all:{topic}") == list(range(20))
     assert bridge.published(f"rules-4:{topic}") == list(range(10, 20))
     assert bridge.published(f"all:{other}") == list(range(20))
@@ -213,15 +223,15 @@ def test_sighup_and_a_corrected_file_go_on_with_a_halted_partition(bridge: Bridg
     bridge.put(2, where=', where: "sum(to_array(item.n)) >= `0`"')
     bridge.wait_for_generation(2)
     flow.send(10)
-    bridge.wait_for(f"all:{topic}", 9)
+    bridge.wait_for_both(2, topic, 9)
     kafka.produce(topic, [b'{"n": "a text"}'])
-    wait_until(lambda: bridge.health()["halted"], what="the partition halted")
+    bridge.wait_for_health(lambda found: found["halted"], "the partition halted")
     flow.send(10)
     bridge.process.signal(signal.SIGHUP)
     bridge.process.wait_for_log("halted partitions are tried again")
     wait_until(lambda: len(bridge.logged("partition halted")) == 2, what="the partition halted again")
     bridge.put(3)
-    bridge.wait_for(f"all:{topic}", 19)
+    bridge.wait_for_both(3, topic, 19)
     expected = [*range(10), "a text", *range(10, 20)]
     assert bridge.published(f"all:{topic}") == expected
     assert bridge.published(f"rules-3:{topic}") == expected[10:]
@@ -236,8 +246,8 @@ def test_a_bridge_that_is_killed_during_a_change_loses_nothing(bridge: Bridge, k
             bridge.wait_for_generation(2)  # Each process counts its own.
             bridge.process.kill()
             bridge.process = bridge.start()
-        wait_until(lambda: bridge.published(f"rules-3:{topic}"), what="records by the newest rules", timeout_s=60)
-    bridge.wait_for(f"all:{topic}", flow.sent - 1)
+        wait_until(lambda: bridge.published(f"rules-3:{topic}"), what="records by the newest rules")
+    bridge.wait_for_both(3, topic, flow.sent - 1)
     assert bridge.published(f"all:{topic}") == list(range(flow.sent))
     for version in (1, 2, 3):
         numbers = bridge.published(f"rules-{version}:{topic}")

@@ -11,7 +11,8 @@ from confluent_kafka import Message
 
 from bridge.adapters.kafka_dead_letters import KafkaDeadLetters
 from bridge.core.draft import OnError, RecordProblem
-from bridge.core.letter import DeadLetter, DeadLetterTopic, LetterFacts, Origin, make_letter, read_letter
+from bridge.core.letter import DeadLetter, LetterFacts, Origin, make_letter, read_letter
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.record import Record
 from bridge.ports import LetterAnswer
 from shared.bus.layout import BusLayout
@@ -72,7 +73,7 @@ def test_poison_is_put_aside_unchanged_and_the_partition_moves_on(
     kafka.produce(topic, [GOOD, *POISON, GOOD], key=b"\x00key", headers=own, timestamp_ms=NOW_MS)
     start_bridge(text_rules(tmp_path, topic))
     end = len(POISON) + 2
-    wait_until(lambda: kafka.committed(unique_name, topic) == end, what="all records committed", timeout_s=60)
+    kafka.wait_until_committed(unique_name, topic, end)
     letters = kafka.consume(f"{topic}.dead-letters", len(POISON))
     assert [letter.value() for letter in letters] == POISON
     assert {letter.key() for letter in letters} == {b"\x00key"}
@@ -97,8 +98,8 @@ def test_a_halted_partition_stops_alone(kafka: KafkaCluster, unique_name: str, s
     kafka.produce(topic, [GOOD, b"poison", GOOD])
     kafka.produce(topic, [GOOD] * 5, partition=1)
     bridge = start_bridge(rules)
-    wait_until(lambda: kafka.committed(unique_name, topic, 1) == 5, what="the other partition committed", timeout_s=60)
-    wait_until(lambda: kafka.committed(unique_name, topic) == 1, what="the halted one committed up to the poison")
+    kafka.wait_until_committed(unique_name, topic, 5, partition=1)
+    kafka.wait_until_committed(unique_name, topic, 1)
     bridge.wait_for_log("partition halted")
 
 
@@ -110,9 +111,9 @@ def test_a_topic_that_may_not_be_made_is_waited_for(
     kafka.produce(topic, [GOOD, b"poison", GOOD])
     bridge = start_bridge(rules)
     bridge.wait_for_log("dead letters are not taken.*create it")
-    wait_until(lambda: kafka.committed(unique_name, topic) == 1, what="what came before it committed")
+    kafka.wait_until_committed(unique_name, topic, 1)
     kafka.create_topic(f"{topic}-aside")
-    wait_until(lambda: kafka.committed(unique_name, topic) == 3, what="all committed", timeout_s=60)
+    kafka.wait_until_committed(unique_name, topic, 3)
     [letter] = kafka.consume(f"{topic}-aside", 1)
     assert letter.value() == b"poison"
 
@@ -144,7 +145,7 @@ def answer_to(letters: KafkaDeadLetters, *sent: DeadLetter) -> list[LetterAnswer
         found.extend(letters.poll())
         return len(found) >= len(sent)
 
-    wait_until(has_all, what="answers", timeout_s=40)
+    wait_until(has_all, what="answers", timeout_s=120)
     return sorted(found, key=lambda answer: answer.number)
 
 
@@ -197,7 +198,7 @@ def test_a_topic_that_was_deleted_is_made_again(kafka: KafkaCluster, letters: Ka
     def is_written() -> bool:
         return not answer_to(letters, letter_to(unique_name))[0].problem
 
-    wait_until(is_written, what="a letter to be written", timeout_s=60)
+    wait_until(is_written, what="a letter to be written", timeout_s=120)
 
 
 def test_a_topic_that_does_not_exist_and_may_not_be_made(letters: KafkaDeadLetters, unique_name: str):

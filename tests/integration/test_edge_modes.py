@@ -38,7 +38,8 @@ StartEdge = Callable[..., EdgeProcess]
 
 @pytest.fixture
 def start_edge(redis_url: str, start_project: StartProject) -> StartEdge:
-    return lambda *options: EdgeProcess(start_project, redis_url, *options)
+    # One that does not read answers no pings: that is not what is tested here.
+    return lambda *options: EdgeProcess(start_project, redis_url, "--ping-interval-s", 600, *options)
 
 
 class Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,23 +35,27 @@ def start_edge(start_project: StartProject, redis_url: str) -> StartEdge:
 
 
 def test_of_a_storm_some_are_served_and_the_others_told_when_to_come_back(start_edge: StartEdge, redis_url: str) -> None:
-    url = f"{start_edge('--max-connects-per-s', 20)}?channels={CHANNEL}"
+    rate = 5
+    url = f"{start_edge('--max-connects-per-s', rate)}?channels={CHANNEL}"
     pusher = Pusher(redis_url, CHANNEL)
 
     async def check() -> None:
-        outcomes = await asyncio.gather(*(connect(url, open_timeout=20) for _ in range(150)), return_exceptions=True)
+        begun = time.monotonic()
+        outcomes = await asyncio.gather(*(connect(url, open_timeout=60) for _ in range(150)), return_exceptions=True)
+        took_s = time.monotonic() - begun
         refused = [outcome.response for outcome in outcomes if isinstance(outcome, InvalidStatus)]
         served = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
         assert len(refused) + len(served) == 150
-        assert 20 <= len(served) < 100  # Those of a second, and of the seconds that it took.
+        # The first, those who may wait for a second, and those of the seconds that it took.
+        assert rate <= len(served) <= 1 + rate * (1 + took_s)
         assert {response.status_code for response in refused} == {503}
         after = {int(response.headers["Retry-After"]) for response in refused}
         assert len(after) > 2
         assert min(after) >= 1
-        assert max(after) <= 10
+        assert max(after) <= 1 + len(refused) / rate + 3  # One after the other, and some jitter.
         value = pusher.push()
         for client in served:
-            assert json.loads(await asyncio.wait_for(client.recv(), 20))["data"] == value
+            assert json.loads(await asyncio.wait_for(client.recv(), 60))["data"] == value
         await asyncio.gather(*(client.close() for client in served))
 
     asyncio.run(check())
@@ -59,7 +64,7 @@ def test_of_a_storm_some_are_served_and_the_others_told_when_to_come_back(start_
 def test_a_websocket_after_another_request_on_one_connection(start_edge: StartEdge) -> None:
     """As a proxy does that keeps its connections."""
     port = int(start_edge().split(":")[2].split("/")[0])
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
         answer = b""
         while not answer.endswith(b"}"):
@@ -102,7 +107,7 @@ def test_compressed_for_those_who_offer_it_plain_for_the_others(start_edge: Star
         for _ in range(3):
             value = await asyncio.to_thread(pusher.push)
             for client in (*compressed, plain):
-                assert json.loads(await asyncio.wait_for(client.recv(), 10))["data"] == value
+                assert json.loads(await asyncio.wait_for(client.recv(), 60))["data"] == value
         assert [isinstance(client.protocol.extensions[0], PerMessageDeflate) for client in compressed] == [True] * len(OFFERS)
         assert plain.protocol.extensions == []
         bomb = compressed[0]

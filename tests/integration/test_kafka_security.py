@@ -83,12 +83,12 @@ def test_sasl_over_tls_with_as_few_rights_as_are_needed(
     properties.write_text(secure.properties("bridge", mechanism))
     secure.produce(topic, [value(1), b"poison", value(2)])
     bridge = start_bridge(write_rules(tmp_path, topic), secure.tls_address, "--kafka-properties", properties)
-    bridge.wait_for_log(f"dead letters are not taken.*{letters}", timeout_s=60)
+    bridge.wait_for_log(f"dead letters are not taken.*{letters}")
     assert secure.committed(topic, topic) in {None, 1}
     secure.create_topic(letters)
-    bridge.wait_for_log(f"not allowed to write to {letters}.*allow Write and Describe", timeout_s=60)
+    bridge.wait_for_log(f"not allowed to write to {letters}.*allow Write and Describe")
     secure.allow("bridge", ResourceType.TOPIC, letters, AclOperation.WRITE, AclOperation.DESCRIBE)
-    wait_until(lambda: secure.committed(topic, topic) == 3, what="all committed", timeout_s=60)
+    secure.wait_until_committed(topic, topic, 3)
     assert published(redis_server) == [1, 2]
     assert [message.value() for message in secure.consume(letters, 1)] == [b"poison"]
     assert PASSWORD not in bridge.output()
@@ -100,7 +100,7 @@ def test_a_wrong_password_is_told_and_waited_for(secure: SecureKafka, start_brid
     properties = tmp_path / "kafka.properties"
     properties.write_text(secure.properties("bridge", "PLAIN", password="not-this-one"))
     bridge = start_bridge(write_rules(tmp_path, topic), secure.tls_address, "--kafka-properties", properties)
-    bridge.wait_for_log("_AUTHENTICATION", timeout_s=30)
+    bridge.wait_for_log("_AUTHENTICATION")
     assert bridge.is_running
     assert "not-this-one" not in bridge.output()
 
@@ -110,7 +110,7 @@ def test_a_server_that_is_not_trusted_is_told(secure: SecureKafka, start_bridge:
     properties = tmp_path / "kafka.properties"
     properties.write_text("".join(line for line in secure.properties("bridge", "PLAIN").splitlines(keepends=True) if "ssl.ca" not in line))
     bridge = start_bridge(write_rules(tmp_path, topic), secure.tls_address, "--kafka-properties", properties)
-    bridge.wait_for_log("certificate verify failed|_SSL", timeout_s=30)
+    bridge.wait_for_log("certificate verify failed|_SSL")
 
 
 def test_oauth_tokens_by_client_credentials(
@@ -127,7 +127,7 @@ def test_oauth_tokens_by_client_credentials(
             f"sasl.oauthbearer.token.endpoint.url={tokens.url}\n"
         )
         bridge = start_bridge(write_rules(tmp_path, topic), secure.oauth_address, "--kafka-properties", properties)
-        wait_until(lambda: secure.committed(topic, topic) == 1, what="the record committed", timeout_s=60)
+        secure.wait_until_committed(topic, topic, 1)
         assert {"grant_type": "client_credentials", "scope": "kafka"} in tokens.asked
     assert published(redis_server) == [1]
     assert SECRET not in bridge.output()
@@ -143,15 +143,15 @@ def test_a_static_member_that_comes_back_causes_no_rebalance(
         return start_bridge(rules, kafka.bootstrap_servers, "--kafka-property", f"group.instance.id={name}")
 
     one = start("one")
-    one.wait_for_log("partitions assigned partitions=")
+    one.wait_for_log("partitions assigned partitions=", timeout_s=120)
     two = start("two")
-    two.wait_for_log(rf"partitions assigned partitions=\"?{topic}")
-    one.wait_for_log("partitions revoked")
+    two.wait_for_log(rf"partitions assigned partitions=\"?{topic}", timeout_s=120)
+    one.wait_for_log("partitions revoked", timeout_s=120)
     [kept] = {number for number in (0, 1) if f"{topic}[{number}]" in two.output()}
     before = two.output().count("partitions assigned")
     one.kill()
     one = start("one")
-    one.wait_for_log(rf"partitions assigned partitions=\"?{topic}")
+    one.wait_for_log(rf"partitions assigned partitions=\"?{topic}", timeout_s=120)
     kafka.produce(topic, [value(1)], partition=1 - kept)
     wait_until(lambda: published(redis_server) == [1], what="the record of the one that came back")
     assert two.output().count("partitions assigned") == before
@@ -162,23 +162,23 @@ def test_what_a_transaction_took_back_is_not_published(
     kafka: KafkaCluster, topic: str, start_bridge: Start, redis_server: RedisServer, tmp_path: Path
 ):
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic, "log_level": 0})
-    producer.init_transactions(20)
+    producer.init_transactions(60)
     for number, is_kept in ((1, True), (2, False), (3, True)):
         producer.begin_transaction()
         producer.produce(topic, value(number))
-        producer.flush(20)
-        producer.commit_transaction(20) if is_kept else producer.abort_transaction(20)
+        producer.flush(60)
+        producer.commit_transaction(60) if is_kept else producer.abort_transaction(60)
     start_bridge(write_rules(tmp_path, topic), kafka.bootstrap_servers)
-    wait_until(lambda: 3 in published(redis_server), what="the last record", timeout_s=60)
+    wait_until(lambda: 3 in published(redis_server), what="the last record", timeout_s=120)
     assert published(redis_server) == [1, 3]
 
 
 def test_with_read_uncommitted_it_is(kafka: KafkaCluster, topic: str, start_bridge: Start, redis_server: RedisServer, tmp_path: Path):
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic, "log_level": 0})
-    producer.init_transactions(20)
+    producer.init_transactions(60)
     producer.begin_transaction()
     producer.produce(topic, value(1))
-    producer.flush(20)
-    producer.abort_transaction(20)
+    producer.flush(60)
+    producer.abort_transaction(60)
     start_bridge(write_rules(tmp_path, topic), kafka.bootstrap_servers, "--kafka-property", "isolation.level=read_uncommitted")
-    wait_until(lambda: published(redis_server) == [1], what="the record that was taken back", timeout_s=60)
+    wait_until(lambda: published(redis_server) == [1], what="the record that was taken back", timeout_s=120)

@@ -62,10 +62,10 @@ def test_a_topic_that_goes_and_comes_back_at_once_goes_on_where_it_was(kafka: Ka
 
 def test_the_mark_of_a_transaction_is_no_lag(kafka: KafkaCluster, topic: str):
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic, "log_level": 0})
-    producer.init_transactions(20)
+    producer.init_transactions(60)
     producer.begin_transaction()
     producer.produce(topic, b"one")
-    producer.commit_transaction(20)
+    producer.commit_transaction(60)
     assert kafka.end_offset(topic) == 2  # The record, and the mark.
     told = Committing()
     told.records = records = KafkaRecords(

@@ -69,14 +69,14 @@ class Table:
                 self.put(key)
             for key in self._chance.sample(self._keys, 2):
                 self.delete(key)
-        self._producer.flush(20)
+        self._producer.flush(60)
 
     def finish(self) -> dict[str, dict[str, Any]]:
         """Say something that everybody can wait for, on each partition. Returns what the table is then."""
         number = next(self._ends)
         for partition in range(PARTITIONS):
             self.put(END.format(partition), partition=partition, number=number)
-        assert self._producer.flush(20) == 0
+        assert self._producer.flush(60) == 0
         return dict(self.newest)
 
     def put(self, key: str, *, partition: int | None = None, number: int = 0) -> None:
@@ -184,7 +184,7 @@ class Follower:
         if self._task is not None and self._task.done():
             self._task.result()
 
-    async def wait_for(self, wanted: dict[str, Any], timeout_s: float = 60) -> None:
+    async def wait_for(self, wanted: dict[str, Any], timeout_s: float = 120) -> None:
         def is_there() -> bool:
             self.check()
             return self.watcher.map == wanted
@@ -257,7 +257,7 @@ class Bare:
 
     async def wait_for(self, wanted: dict[str, Any]) -> None:
         await wait_until_async(
-            lambda: self.watcher.map == wanted, what="the whole table at a bare client", timeout_s=60, state=lambda: self.watcher
+            lambda: self.watcher.map == wanted, what="the whole table at a bare client", timeout_s=120, state=lambda: self.watcher
         )
 
 
@@ -289,7 +289,8 @@ class World:
         return bridge
 
     def edge(self, *options: str | int) -> EdgeProcess:
-        return EdgeProcess(self._start, self.redis.url, *options)
+        # One that does not read answers no pings: that is not what is tested here.
+        return EdgeProcess(self._start, self.redis.url, "--ping-interval-s", 600, *options)
 
     def follow(self, edge: EdgeProcess, form: str, delta: str, mode: str, channel: str = TABLE, **wish: Any) -> Follower:
         follower = Follower(edge.url(), self.table, channel, form, delta, mode, **wish)

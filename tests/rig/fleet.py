@@ -94,7 +94,7 @@ class Follower:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
 
-    async def joined(self, timeout_s: float = 60) -> None:
+    async def joined(self, timeout_s: float = 120) -> None:
         """Wait until every channel is subscribed to: what is published from then on arrives one by one."""
         await wait_until_async(
             lambda: self._is_well() and len(self._joined) == len(self.got),
@@ -111,7 +111,7 @@ class Follower:
         """The value that an application would show now."""
         return self.got[channel][-1].data if self.got[channel] else None
 
-    async def wait_for(self, channel: str, count: int, timeout_s: float = 60) -> None:
+    async def wait_for(self, channel: str, count: int, timeout_s: float = 120) -> None:
         """Wait until so many publications came."""
         await wait_until_async(
             lambda: self._is_well() and len(self.got[channel]) >= count,
@@ -120,7 +120,7 @@ class Follower:
             state=lambda: self,
         )
 
-    async def wait_for_newest(self, expected: dict[str, Any], timeout_s: float = 60) -> None:
+    async def wait_for_newest(self, expected: dict[str, Any], timeout_s: float = 120) -> None:
         """Wait until every channel shows what it must."""
         await wait_until_async(
             lambda: self._is_well() and all(self.newest(channel) == value for channel, value in expected.items()),
@@ -129,7 +129,7 @@ class Follower:
             state=lambda: {c: (self.newest(c), value) for c, value in expected.items() if self.newest(c) != value},
         )
 
-    async def wait_for_gap(self, channel: str, count: int, timeout_s: float = 60) -> None:
+    async def wait_for_gap(self, channel: str, count: int, timeout_s: float = 120) -> None:
         """Wait until the client was told of so many gaps."""
         await wait_until_async(
             lambda: self._is_well() and len(self.gaps[channel]) >= count,

@@ -22,7 +22,7 @@ from tests.rig.kafka_server import KafkaCluster
 from tests.rig.ports import free_port
 
 _LOGIN = "org.apache.kafka.common.security"
-_ANSWER_S = 10
+_ANSWER_S = 60
 
 
 class SecureKafka(KafkaCluster):
@@ -60,7 +60,7 @@ class SecureKafka(KafkaCluster):
             "super.users": "User:ANONYMOUS",
         }
 
-    def start(self, timeout_s: float = 60) -> Self:
+    def start(self, timeout_s: float = 120) -> Self:
         """See KafkaCluster; then the users' SCRAM credentials are made."""
         super().start(timeout_s)
         admin = self.admin()
@@ -93,7 +93,7 @@ class SecureKafka(KafkaCluster):
         key = directory / "key.pem"
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
         command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(self.certificate)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
         self._key_store.write_text(key.read_text() + self.certificate.read_text())
 
 

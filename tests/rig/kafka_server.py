@@ -19,7 +19,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from tests.rig.ports import free_port
 from tests.rig.process import Process
-from tests.rig.wait import wait_until
+from tests.rig.wait import PATIENCE_S, wait_until
 
 # Quick to start beats quick to run, and small beats both: several nodes and the rest of the tests share two cores.
 _JVM = ("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true")
@@ -33,7 +33,7 @@ rootLogger.level = WARN
 rootLogger.appenderRef.console.ref = console
 """
 
-_ANSWER_S = 10
+_ANSWER_S = 60
 """How long one call to the cluster may take."""
 
 
@@ -63,7 +63,7 @@ class KafkaNode:
         """Write its configuration, and make its folder part of the cluster, which Kafka wants before the first start."""
         self.config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         command = [*self._java("kafka.tools.StorageTool")[:-1], "format", "-t", cluster_id, "-c", str(self.config)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _java(self, main_class: str) -> list[str]:
@@ -99,7 +99,7 @@ class KafkaCluster:
         """Every node's address, as `--bootstrap-servers` takes them."""
         return ",".join(node.address for node in self.nodes)
 
-    def start(self, timeout_s: float = 60) -> Self:
+    def start(self, timeout_s: float = 120) -> Self:
         """Start the nodes that are not running, and wait until all of them answer clients."""
         if not self._is_formatted:
             for node in self.nodes:
@@ -111,7 +111,7 @@ class KafkaCluster:
         self.wait_for_brokers(len(self.nodes), timeout_s=timeout_s)
         return self
 
-    def wait_for_brokers(self, count: int, *, timeout_s: float = 60) -> None:
+    def wait_for_brokers(self, count: int, *, timeout_s: float = 120) -> None:
         """Wait until the cluster's own view has exactly `count` live brokers."""
         for node in self.nodes:
             if node.process.is_running:
@@ -131,7 +131,7 @@ class KafkaCluster:
             node.process.signal(signal.SIGTERM)
         for node in self.nodes:
             if node.process.is_running:
-                node.process.wait(30)
+                node.process.wait()
 
     def kill(self) -> None:
         """SIGKILL to all. Harmless where they are not running."""
@@ -164,7 +164,6 @@ class KafkaCluster:
         wait_until(
             lambda: _create(admin, topic),
             what=f"topic {name} to be created",
-            timeout_s=30,
             interval_s=0.1,
         )
         wait_until(
@@ -219,7 +218,7 @@ class KafkaCluster:
                 sender.send(topic, value, key=key, partition=partition, headers=headers, timestamp_ms=timestamp_ms)
             return sender.finish()
 
-    def consume(self, topic: str, count: int, *, timeout_s: float = 20) -> list[Message]:
+    def consume(self, topic: str, count: int, *, timeout_s: float = PATIENCE_S) -> list[Message]:
         """The first `count` records of a topic, in the order in which they came; AssertionError where there are fewer in time."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": f"rig-{uuid.uuid4().hex}", "log_level": 0})
         with contextlib.closing(consumer):
@@ -241,7 +240,17 @@ class KafkaCluster:
             [place] = consumer.committed([TopicPartition(topic, partition)], timeout=_ANSWER_S)
         return place.offset if place.offset >= 0 else None
 
-    def consume_all(self, topic: str, *, timeout_s: float = 20) -> list[Message]:
+    def wait_until_committed(self, group: str, topic: str, offset: int, partition: int = 0, *, timeout_s: float = 120) -> None:
+        """Wait until a consumer group has committed exactly this kafka offset. No answer, as of a broker that starts, is "not yet"."""
+        wait_until(
+            lambda: self.committed(group, topic, partition) == offset,
+            what=f"group {group} to commit {offset} on {topic}[{partition}]",
+            timeout_s=timeout_s,
+            interval_s=0.1,
+            ignore=(KafkaException,),
+        )
+
+    def consume_all(self, topic: str, *, timeout_s: float = PATIENCE_S) -> list[Message]:
         """All records of a topic that are committed, transactions included; the end of each partition is waited for."""
         settings = {"bootstrap.servers": self.bootstrap_servers, "group.id": "rig", "log_level": 0, "enable.partition.eof": True}
         consumer = Consumer(settings)
@@ -340,8 +349,8 @@ class _Sender:
         self._producer.poll(0)
 
     def finish(self) -> list[int]:
-        left = self._producer.flush(20)
-        assert left == 0, f"{left} records were not delivered within 20 s"
+        left = self._producer.flush(PATIENCE_S)
+        assert left == 0, f"{left} records were not delivered within {PATIENCE_S:g} s"
         assert not self._errors, self._errors
         return self._offsets
 

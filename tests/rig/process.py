@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from tests.rig.ports import is_listening
-from tests.rig.wait import wait_until
+from tests.rig.wait import PATIENCE_S, wait_until
 
 T = TypeVar("T")
 
@@ -113,13 +113,13 @@ class Process:
         self._popen.wait()
         _running.discard(self)
 
-    def terminate(self, timeout_s: float = 20) -> int:
+    def terminate(self, timeout_s: float = PATIENCE_S) -> int:
         """SIGTERM, wait, and return the exit status. If it does not end in time it is killed, and AssertionError is raised."""
         assert self._popen is not None, "not started"
         self._popen.terminate()
         return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = 20) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for its end and return the exit status; kill it and raise AssertionError after `timeout_s` seconds."""
         assert self._popen is not None, "not started"
         try:
@@ -139,7 +139,7 @@ class Process:
         """The last lines that it printed, for a failure's message."""
         return "\n".join(self.output().splitlines()[-lines:])
 
-    def wait_for(self, condition: Callable[[], T | None], *, what: str, timeout_s: float = 20) -> T:
+    def wait_for(self, condition: Callable[[], T | None], *, what: str, timeout_s: float = PATIENCE_S) -> T:
         """As wait_until, and give up at once when the process ends."""
 
         def unless_ended() -> T | None:
@@ -151,16 +151,16 @@ class Process:
 
         return wait_until(unless_ended, what=f"{what} ({self!r})", timeout_s=timeout_s, state=self.tail)
 
-    def wait_for_log(self, pattern: str, *, timeout_s: float = 20) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, *, timeout_s: float = PATIENCE_S) -> re.Match[str]:
         """Wait until a line that it printed matches this regular expression (search), and return the match."""
         expression = re.compile(pattern, re.MULTILINE)
         return self.wait_for(lambda: expression.search(self.output()), what=f"a log line that matches {pattern!r}", timeout_s=timeout_s)
 
-    def wait_for_port(self, port: int, *, timeout_s: float = 20) -> None:
+    def wait_for_port(self, port: int, *, timeout_s: float = PATIENCE_S) -> None:
         """Wait until it accepts connections on this loopback port."""
         self.wait_for(lambda: is_listening(port), what=f"port {port}", timeout_s=timeout_s)
 
-    def wait_for_http(self, url: str, *, timeout_s: float = 20) -> None:
+    def wait_for_http(self, url: str, *, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a GET of this loopback URL is answered with a status below 400."""
         self.wait_for(lambda: _answers(url), what=f"GET {url}", timeout_s=timeout_s)
 
@@ -198,7 +198,7 @@ def _die_with_us() -> list[str]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - the URLs are made by tests
+        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - the URLs are made by tests
             return bool(response.status < 400)
     except (OSError, urllib.error.URLError):
         return False

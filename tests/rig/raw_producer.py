@@ -31,7 +31,7 @@ class RawProducer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        left = self._library.rd_kafka_flush(self._producer, 10_000)
+        left = self._library.rd_kafka_flush(self._producer, 60_000)
         self._library.rd_kafka_destroy(self._producer)
         assert left == 0
 

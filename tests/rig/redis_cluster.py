@@ -17,7 +17,7 @@ from shared.bus.placement import ask_plainly
 from shared.bus.slots import SLOTS, slot_of
 from tests.rig.ports import free_port
 from tests.rig.redis_server import RedisServer
-from tests.rig.wait import WaitTimeoutError, wait_until
+from tests.rig.wait import PATIENCE_S, WaitTimeoutError, wait_until
 
 NODE_TIMEOUT_MS = 1000
 
@@ -46,6 +46,8 @@ class RedisCluster:
                     "cluster-node-timeout": str(NODE_TIMEOUT_MS),
                     "cluster-port": str(bus_port),
                     "cluster-replica-validity-factor": "0",
+                    # On a busy machine a node can seem dead for a second: only one that `fail_over` kills is to be replaced.
+                    "cluster-replica-no-failover": "yes",
                     "repl-diskless-sync-delay": "0",
                     **(options or {}),
                 },
@@ -105,11 +107,9 @@ class RedisCluster:
 
     def wait_for_replica(self, primary: RedisServer) -> None:
         """Wait until a replica follows a primary and has all that it has."""
-        wait_until(
-            lambda: any(self._is_in_step(node) for node in self.replicas_of(primary)), what=f"a replica of {primary!r}", timeout_s=30
-        )
+        wait_until(lambda: any(self._is_in_step(node) for node in self.replicas_of(primary)), what=f"a replica of {primary!r}")
 
-    def wait_until_ok(self, timeout_s: float = 30) -> None:
+    def wait_until_ok(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until every node that runs says that the cluster serves every slot, and all agree who serves which."""
         wait_until(self._is_ok, what="a cluster that is ok", timeout_s=timeout_s, ignore=(redis.RedisError,), state=lambda: self)
 
@@ -147,21 +147,22 @@ class RedisCluster:
     def fail_over(self, primary: RedisServer) -> RedisServer:
         """Kill a primary that has a replica, and return the replica that took over."""
         heirs = self.replicas_of(primary)
+        for heir in heirs:
+            self.ask(heir, "CONFIG", "SET", "cluster-replica-no-failover", "no")
         primary.kill()
         return wait_until(
             lambda: next((heir for heir in heirs if self._role(heir)[0] == "master"), None),
             what=f"a replica that takes over from {primary!r}",
-            timeout_s=30,
         )
 
     def hand_over(self, primary: RedisServer) -> RedisServer:
         """Have a replica take over in order (CLUSTER FAILOVER); the old primary becomes its replica."""
         heir = self.replicas_of(primary)[0]
-        for _ in range(6):  # The others do not vote again so soon after the last time.
+        for _ in range(20):  # The others do not vote again so soon after the last time.
             with contextlib.suppress(redis.ResponseError):
                 self.ask(heir, "CLUSTER", "FAILOVER")
             with contextlib.suppress(WaitTimeoutError):
-                wait_until(lambda: self._role(heir)[0] == "master", what=f"{heir!r} as the primary", timeout_s=3)
+                wait_until(lambda: self._role(heir)[0] == "master", what=f"{heir!r} as the primary", timeout_s=6)  # Redis gives up after 5.
                 return heir
         msg = f"{heir!r} did not take over"
         raise AssertionError(msg)
@@ -189,7 +190,7 @@ class RedisCluster:
             primary = primaries[number % len(primaries)]
             self.ask(node, "CLUSTER", "REPLICATE", self.id_of(primary))
         for node in replicas:
-            wait_until(partial(self._is_in_step, node), what=f"{node!r} as a replica", timeout_s=30)
+            wait_until(partial(self._is_in_step, node), what=f"{node!r} as a replica")
         self.wait_until_ok()
 
     def _knows(self, node: RedisServer, everyone: set[str]) -> bool:

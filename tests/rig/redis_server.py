@@ -56,7 +56,7 @@ class RedisServer:
         """Its address, as `--bus` takes it."""
         return f"redis://127.0.0.1:{self.port}"
 
-    def client(self, *, username: str | None = None, password: str | None = None, timeout_s: float = 5) -> redis.Redis:
+    def client(self, *, username: str | None = None, password: str | None = None, timeout_s: float = 30) -> redis.Redis:
         """A new client, for the caller to close. Never retries: a test wants to see what happens."""
         return redis.Redis(
             port=self.port,

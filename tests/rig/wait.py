@@ -10,6 +10,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE_S = 60.0
+"""For what a process does in a second on a machine of its own. Waiting ends when it has happened: patience costs nothing."""
+
 
 class WaitTimeoutError(AssertionError):
     """What a test waited for did not come; the message tells what it saw last."""
@@ -38,7 +41,7 @@ class _Watch:
 def wait_until(
     condition: Callable[[], T | None],
     *,
-    timeout_s: float = 20,
+    timeout_s: float = PATIENCE_S,
     what: str,
     interval_s: float = 0.02,
     state: Callable[[], object] | None = None,
@@ -66,7 +69,7 @@ def wait_until(
 async def wait_until_async(
     condition: Callable[[], T | Awaitable[T | None] | None],
     *,
-    timeout_s: float = 20,
+    timeout_s: float = PATIENCE_S,
     what: str,
     interval_s: float = 0.02,
     state: Callable[[], object] | None = None,

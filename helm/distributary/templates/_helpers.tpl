@@ -18,7 +18,7 @@
 
 {{/* Names are quoted throughout: a release may be called "y" or "1", which YAML takes for a boolean or a number. */}}
 
-{{/* The helpers below take (list $ COMPONENT), with COMPONENT one of bridge, edge, redis, test. */}}
+{{/* The helpers below take (list $ COMPONENT), with COMPONENT one of bridge, edge, redis, test, check. */}}
 
 {{- define "distributary.selector" -}}
 {{- $root := index . 0 -}}
@@ -34,7 +34,7 @@ app.kubernetes.io/component: {{ index . 1 | quote }}
 {{- $_ = set $own "app.kubernetes.io/managed-by" $root.Release.Service -}}
 {{- $_ = set $own "app.kubernetes.io/version" $root.Chart.AppVersion -}}
 {{- $_ = set $own "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
-{{- toYaml (merge $own $root.Values.commonLabels) -}}
+{{- toYaml (merge $own (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{/* Also takes (list $ COMPONENT SUFFIX): the suffix is part of the name only. */}}
@@ -76,7 +76,8 @@ labels:
 {{- define "distributary.podLabels" -}}
 {{- $root := index . 0 -}}
 {{- $own := include "distributary.selector" . | fromYaml -}}
-{{- toYaml (merge $own (index $root.Values (index . 1)).podLabels $root.Values.commonLabels) -}}
+{{- $values := eq (index . 1) "check" | ternary $root.Values.bridge.checkRules (index $root.Values (index . 1)) -}}
+{{- toYaml (merge $own (default dict $values.podLabels) (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{/* What the pod specs of all components share. No service links: a Service "edge" would put EDGE_PORT=tcp://... into the environment. */}}
@@ -85,6 +86,14 @@ labels:
 {{- $component := index . 1 -}}
 {{- $values := index $root.Values $component -}}
 serviceAccountName: {{ include "distributary.serviceAccount" . | quote }}
+{{ include "distributary.anyPodSpec" . }}
+{{- end -}}
+
+{{/* The same without the account, for a pod that runs before there is one. */}}
+{{- define "distributary.anyPodSpec" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $values := index $root.Values $component -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with $root.Values.imagePullSecrets }}
@@ -136,6 +145,31 @@ readinessProbe:
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 2
+{{- end -}}
+
+{{/* What lies beside each other in the ConfigMap of the rules, as far as it is given by values: name to text, in JSON. */}}
+{{- define "distributary.rulesFiles" -}}
+{{- $files := .Values.bridge.schemas | default dict | deepCopy -}}
+{{- if not .Values.bridge.existingRulesConfigMap }}{{ $_ := set $files "rules.yaml" .Values.bridge.rules }}{{ end -}}
+{{- toJson $files -}}
+{{- end -}}
+
+{{/* The folder of the rules: (list $ SUFFIX), with the suffix of the ConfigMap that has those of the values. One volume, so that a kubelet renews all at once. */}}
+{{- define "distributary.rulesVolume" -}}
+{{- $root := index . 0 -}}
+- name: rules
+  projected:
+    sources:
+      {{- if include "distributary.rulesFiles" $root | fromJson }}
+      - configMap: {name: {{ include "distributary.fullname" $root }}-{{ index . 1 }}}
+      {{- end }}
+      {{- range $root.Values.bridge.existingSchemasConfigMaps }}
+      - configMap:
+          {{- toYaml . | nindent 10 }}
+      {{- end }}
+      {{- with $root.Values.bridge.existingRulesConfigMap }}
+      - configMap: {name: {{ . | quote }}}
+      {{- end }}
 {{- end -}}
 
 {{/* Name of the Secret that holds the bus's URLs, and the key of a component's own: (list $ COMPONENT). */}}

@@ -18,7 +18,7 @@
 {{- if and $bridge.rules $bridge.existingRulesConfigMap -}}
 {{- $problems = append $problems "bridge.rules and bridge.existingRulesConfigMap are both given: leave one of them out" -}}
 {{- end -}}
-{{- if hasKey $bridge.schemas "rules.yaml" -}}
+{{- if hasKey (default dict $bridge.schemas) "rules.yaml" -}}
 {{- $problems = append $problems "bridge.schemas.rules.yaml is the name of the rules: give them by bridge.rules" -}}
 {{- end -}}
 {{- range $name, $_ := $bridge.kafkaProperties -}}
@@ -26,7 +26,7 @@
 {{- $problems = append $problems (printf "bridge.kafkaProperties has %s beside bridge.existingKafkaPropertiesSecret, where it would be shown: put it into that Secret" $name) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (hasKey $bridge.kafkaProperties "group.instance.id") (gt (int $bridge.replicas) 1) -}}
+{{- if and (hasKey (default dict $bridge.kafkaProperties) "group.instance.id") (gt (int $bridge.replicas) 1) -}}
 {{- $problems = append $problems "bridge.kafkaProperties has group.instance.id with more than one replica: they would throw each other out of the group" -}}
 {{- end -}}
 

@@ -125,6 +125,7 @@ def test_what_was_consumed_before_the_start_is_no_lag():
     told = Told()
     with closing(make(mock.bootstrap_servers, group="later")) as records:
         records.start(told)
+        assert records.lag() is None, "the group has not said yet which partitions are ours"
 
         def is_known() -> bool:
             assert records.consume(1, 0.1) == []

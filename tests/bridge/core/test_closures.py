@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from typing import Any
 
 import jmespath
+import jmespath.ast
 import jmespath.parser
 import jmespath.visitor
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge.core.closures import MAX_JOINED_CHARACTERS, compile_tree_over_value
+from bridge.core.closures.compile import compile_tree_over_value
+from bridge.core.closures.functions import MAX_JOINED_CHARACTERS
 from bridge.core.expression import EvaluationError, compile_expression
 from bridge.core.record import Record
 from bridge.core.scope import Scope
@@ -200,3 +203,32 @@ def test_an_expression_that_multiplies_its_input_is_refused(text: str):
 def test_an_expression_of_many_parts_is_allowed():
     fields = ", ".join(f"f{number}: item.f{number}" for number in range(50))
     assert compile_expression(f"{{{fields}}}").needs_value
+
+
+def test_each_kind_of_node_that_the_library_makes_is_compiled():
+    made: dict[str, dict[str, Any]] = {}
+    pending = [jmespath.parser.Parser().parse(text).parsed for text in EVERY_KIND]
+    while pending:
+        node = pending.pop()
+        made[node["type"]] = node
+        pending += [child for child in node["children"] if isinstance(child, dict)]
+    kinds = {re.findall(r"'type': '(\w+)'|\"type\": \"(\w+)\"", inspect.getsource(each))[0] for _, each in functions_of(jmespath.ast)}
+    assert {single or double for single, double in kinds} == set(made)
+    for node in made.values():
+        compile_tree_over_value(node)
+
+
+def functions_of(module: Any) -> list[tuple[str, Any]]:
+    return inspect.getmembers(module, inspect.isfunction)
+
+
+EVERY_KIND = [
+    "a.b[0] | @",
+    "a[?b == `1` && !c || d].e",
+    "a.*.b[]",
+    "a[0:2]",
+    "[a, b]",
+    "{x: a}",
+    "sort_by(a, &b)",
+    "*",
+]

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bridge.core.decoding import DecodeError
-from bridge.formats import avro
+from bridge.formats import avro, avro_schema
 from bridge.formats.registry import RegistrySettings, SchemaRegistry
 from shared.errors import ConfigurationError
 from tests.bridge.formats.helpers import framed, record
@@ -37,7 +37,7 @@ def written(schema: Any, value: Any) -> bytes:
 
 
 def read(schema: Any, value: Any) -> Any:
-    found = avro.AvroSchema(json.dumps(schema)).read(written(schema, value), 0)
+    found = avro_schema.AvroSchema(json.dumps(schema)).read(written(schema, value), 0)
     msgspec.json.encode(found)
     return found
 
@@ -106,7 +106,7 @@ class TestTypesThatContainThemselves:
 
     def test_nested_too_deeply_they_are_a_problem_and_not_the_end_of_the_process(self):
         with pytest.raises(DecodeError, match="nested too deeply"):
-            avro.AvroSchema(json.dumps(self.NODE)).read(b"\2\2" * 5_000_000 + b"\2\0", 0)
+            avro_schema.AvroSchema(json.dumps(self.NODE)).read(b"\2\2" * 5_000_000 + b"\2\0", 0)
 
     def test_through_other_types_too(self):
         schema = {
@@ -115,18 +115,18 @@ class TestTypesThatContainThemselves:
                     {"name": "a", "type": {"type": "map", "values": "A"}}]}}}],
         }  # fmt: skip
         with pytest.raises(DecodeError, match="nested too deeply"):
-            avro.AvroSchema(json.dumps(schema)).read(b"\2\2\2x" * 1_000_000, 0)
+            avro_schema.AvroSchema(json.dumps(schema)).read(b"\2\2\2x" * 1_000_000, 0)
 
 
 def test_an_array_that_could_be_a_billion_nothings_is_refused():
     for items in ("null", {"type": "record", "name": "E", "fields": [{"name": "x", "type": "null"}]}, {"type": "null"}):
         with pytest.raises(ConfigurationError, match="no bytes"):
-            avro.AvroSchema(json.dumps({"type": "array", "items": items}))
-    avro.AvroSchema(json.dumps({"type": "array", "items": ["null"]}))
+            avro_schema.AvroSchema(json.dumps({"type": "array", "items": items}))
+    avro_schema.AvroSchema(json.dumps({"type": "array", "items": ["null"]}))
 
 
 def test_a_decimal_of_a_megabyte_is_a_problem():
-    schema = avro.AvroSchema('{"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}')
+    schema = avro_schema.AvroSchema('{"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}')
     with pytest.raises(DecodeError, match="decimal"):
         schema.read(written("bytes", b"\7" * 1_000_000), 0)
 
@@ -143,7 +143,7 @@ def test_a_decimal_of_a_megabyte_is_a_problem():
 )
 def test_bytes_that_do_not_fit(data: bytes, why: str):
     with pytest.raises(DecodeError, match=why):
-        avro.AvroSchema(json.dumps(ORDER)).read(data, 0)
+        avro_schema.AvroSchema(json.dumps(ORDER)).read(data, 0)
 
 
 NO_SCHEMAS = [
@@ -156,12 +156,12 @@ NO_SCHEMAS = [
 @pytest.mark.parametrize("text", NO_SCHEMAS, ids=lambda text: text[:40])
 def test_what_is_no_schema_is_refused(text: str):
     with pytest.raises(ConfigurationError):
-        avro.AvroSchema(text)
+        avro_schema.AvroSchema(text)
 
 
 class TestSingleObject:
     def test_is_read_where_it_was_written_with_the_rules_schema(self):
-        schema = avro.AvroSchema(json.dumps(ORDER))
+        schema = avro_schema.AvroSchema(json.dumps(ORDER))
         data = written(ORDER, {"id": 7, "state": "OPEN", "note": None})
         decode = avro.by_schema(schema, is_framed=True)
         assert decode(b"\xc3\x01" + schema.fingerprint + data, record())["state"] == "OPEN"
@@ -171,7 +171,7 @@ class TestSingleObject:
             decode(framed(7, data), record())
 
     def test_the_fingerprint_is_that_of_the_specification(self):
-        assert avro.AvroSchema('"null"').fingerprint == 0x63DD24E7CC258F8A.to_bytes(8, "little")
+        assert avro_schema.AvroSchema('"null"').fingerprint == 0x63DD24E7CC258F8A.to_bytes(8, "little")
 
     def test_of_any_version_of_a_subject(self, fake: FakeRegistry):
         old = {**ORDER, "fields": [{"name": "id", "type": "long"}]}
@@ -179,7 +179,7 @@ class TestSingleObject:
         fake.register("orders-value", json.dumps(ORDER))
         decode = avro.by_fingerprint(registry(fake), "{topic}-value")
         for schema, value in ((old, {"id": 1}), (ORDER, {"id": 2, "state": "PAID", "note": None})):
-            frame = b"\xc3\x01" + avro.AvroSchema(json.dumps(schema)).fingerprint
+            frame = b"\xc3\x01" + avro_schema.AvroSchema(json.dumps(schema)).fingerprint
             assert decode(frame + written(schema, value), record()) == value
         with pytest.raises(DecodeError, match="no version of the subject"):
             decode(b"\xc3\x01" + bytes(8), record())

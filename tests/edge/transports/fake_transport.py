@@ -21,6 +21,8 @@ class FakeTransport(asyncio.Transport):
         self.is_closed = False
         self.is_aborted = False
         self.is_paused = False
+        self.unsent = 0
+        """As many bytes wait for the client."""
         self.protocol: asyncio.BaseProtocol | None = None
         self.on_write: Callable[[FakeTransport], None] | None = None
 
@@ -52,7 +54,7 @@ class FakeTransport(asyncio.Transport):
         pass
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unsent
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("192.0.2.1", 5) if name == "peername" else default

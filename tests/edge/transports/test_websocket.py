@@ -1,0 +1,90 @@
+"""How much may be unsent: an outbox, and on top of it what the client asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from edge.transports.websocket import WebSocketConnection
+from tests.edge.transports.fake_transport import FakeTransport
+from tests.edge.transports.test_entry import CONNECT, UPGRADE, Door
+
+OUTBOX = 100
+
+
+def run(test: Callable[[WebSocketConnection, FakeTransport], None]) -> FakeTransport:
+    """Do this with a client that has connected, then let the event loop go round."""
+
+    async def main() -> FakeTransport:
+        entry, transport = Door(max_outbox_bytes=OUTBOX).come()
+        entry.data_received(UPGRADE + CONNECT)
+        connection = transport.protocol
+        assert isinstance(connection, WebSocketConnection)
+        test(connection, transport)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return transport
+
+    return asyncio.run(main())
+
+
+def leave_unsent(connection: WebSocketConnection, transport: FakeTransport, size: int) -> None:
+    """As asyncio does when a client does not read."""
+    transport.unsent = size
+    if size > OUTBOX and connection.is_writable:
+        connection.pause_writing()
+    connection.write(b"")
+
+
+def is_closed(transport: FakeTransport) -> bool:
+    return b"slow_consumer" in transport.sent
+
+
+def test_an_outbox_is_no_reason_to_close():
+    assert not is_closed(run(lambda connection, transport: leave_unsent(connection, transport, OUTBOX)))
+
+
+def test_more_is():
+    # What one publication may have comes on top (a quarter of a KB at least).
+    assert is_closed(run(lambda connection, transport: leave_unsent(connection, transport, OUTBOX + 5_000)))
+
+
+def test_what_was_asked_for_is_on_top_of_an_outbox():
+    def ask(connection: WebSocketConnection, transport: FakeTransport) -> None:
+        transport.unsent = 60
+        connection.allow_burst(10_000)
+        leave_unsent(connection, transport, 60 + 10_000 + OUTBOX)
+
+    assert not is_closed(run(ask))
+
+
+def test_and_no_more_than_that():
+    def ask(connection: WebSocketConnection, transport: FakeTransport) -> None:
+        transport.unsent = 60
+        connection.allow_burst(10_000)
+        leave_unsent(connection, transport, 60 + 10_000 + OUTBOX + 1)
+
+    assert is_closed(run(ask))
+
+
+def test_it_is_over_when_the_client_has_read():
+    def read(connection: WebSocketConnection, transport: FakeTransport) -> None:
+        connection.allow_burst(10_000)
+        leave_unsent(connection, transport, 10_000)
+        transport.unsent = 0
+        connection.resume_writing()
+        leave_unsent(connection, transport, 10_000)
+
+    assert is_closed(run(read))
+
+
+def test_nothing_new_begins_with_more_than_an_outbox_unsent():
+    def fill(connection: WebSocketConnection, transport: FakeTransport) -> None:
+        connection.allow_burst(10_000)
+        for size, is_full in ((OUTBOX, False), (OUTBOX + 1, True), (10_000, True), (OUTBOX, False)):
+            leave_unsent(connection, transport, size)
+            assert connection.is_full is is_full
+        connection.resume_writing()
+        assert not connection.is_full
+
+    run(fill)
