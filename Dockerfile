@@ -24,7 +24,7 @@ RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM build AS build-bridge
 RUN pip --python /opt/distributary/bin/python install "distributary[bridge,formats,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \
-    && /opt/distributary/bin/python -c "import bridge, confluent_kafka.schema_registry, fastavro, google.protobuf, google.transit, grpc_tools, jsonschema, _xdelta3"
+    && /opt/distributary/bin/python -c "import bridge, confluent_kafka.schema_registry, fastavro, google.protobuf, google.transit, grpc_tools, jsonschema, re2, _xdelta3"
 
 FROM build AS build-edge
 RUN pip --python /opt/distributary/bin/python install "distributary[edge,xdelta] @ file://$(ls /wheels/distributary-*.whl)" \

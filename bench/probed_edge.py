@@ -29,6 +29,7 @@ import edge.cli
 import edge.settings
 from edge.node import Node
 from edge.server import Server
+from edge.starts import Starts
 from edge.transports.entry import Endpoint, Entry
 from edge.transports.websocket import WebSocketConnection, WebSocketConnections
 
@@ -44,7 +45,7 @@ PARTS = (
     (WebSocketConnection, "end", "end"),
     (WebSocketConnections, "tick", "tick"),
     (Node, "on_publications", "publications"),
-    (Node, "_start_waiting", "starts"),
+    (Starts, "_start_waiting", "starts"),
     (Node, "forget_idle", "tick"),
     (Server, "on_tick", "tick"),
 )

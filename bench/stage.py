@@ -34,6 +34,8 @@ FOLDER = Path(__file__).parent
 SLICES = 20
 EVER_S = 1_000_000
 BEAT_INTERVAL_S = 1.0
+PINGER_CHANNEL = 999_999
+"""What `Pinger` is subscribed to: how long publications there take counts as a ping's round trip does."""
 MESSAGE = '{"type":"publication","channel":"b:000000","epoch":"0123456789abcdef","offset":100000,"data":""}'
 FRAME_BYTES = 113
 DATA_CHARACTERS = FRAME_BYTES - 2 - len(MESSAGE)
@@ -275,7 +277,7 @@ class Pinger:
 
     def __init__(self, edge: Edge) -> None:
         self._client = Clients()
-        self._client.open(1, edge.port, first=999_999)
+        self._client.open(1, edge.port, first=PINGER_CHANNEL)
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[list[int]]:

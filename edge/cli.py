@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +39,20 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+def _show_version(value: bool) -> None:
+    if value:
+        try:
+            typer.echo(f"distributary {version('distributary')}")
+        except PackageNotFoundError:
+            typer.echo("distributary (not installed)")
+        raise typer.Exit
+
+
 @app.callback()
-def _edge() -> None:
-    """Keep `run` a subcommand."""
+def _options(
+    _version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Options before the subcommand."""
 
 
 @app.command()
@@ -166,9 +178,7 @@ def run(
     )
     settings = Settings(bus, bus_prefix, host, port, internal_host, internal_port, drain_s, console, deflate, workers, limits)
     try:
-        if namespaces is not None:
-            settings = msgspec.structs.replace(settings, policies=load_policies(namespaces))
-        check_settings(settings)
+        settings = _checked(settings, namespaces)
         # Imported late: `edge --help` needs none of it.
         if workers == 1:
             from edge.app import run as serve
@@ -185,6 +195,23 @@ def run(
     except DistributaryError as error:
         typer.echo(f"edge: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def _checked(settings: Settings, namespaces: Path | None) -> Settings:
+    """The settings with the policies of a file. Raises ConfigurationError with every problem of both."""
+    problems: list[str] = []
+    try:
+        check_settings(settings)
+    except ConfigurationError as error:
+        problems += error.problems
+    try:
+        if namespaces is not None:
+            settings = msgspec.structs.replace(settings, policies=load_policies(namespaces))
+    except ConfigurationError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return settings
 
 
 def main() -> None:

@@ -25,7 +25,9 @@ def load_policies(path: Path) -> Policies:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigurationError([f"{path}: larger than {MAX_FILE_BYTES} bytes"])
         document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {error.strerror or error}"]) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError([f"{path}: {error}"]) from None
     problems = [f"{path}: {name}: there are only [default] and [namespaces.NAME]" for name in set(document) - {"default", "namespaces"}]
     default = _policy(f"{path}: default", document.get("default", {}), Policy(), problems)

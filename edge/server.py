@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import socket
 from collections.abc import Iterator
 
@@ -74,8 +76,10 @@ class Server(uvicorn.Server):
             sockets = bound + [listener.dup() for listener in bound for _ in range(ACCEPTS_A_TURN - 1)]
         try:
             await self.startup(sockets)
-        except (SystemExit, OSError):
-            raise _cannot_listen(self.config.host, self.config.port) from None
+        except OSError as error:
+            raise _cannot_listen(self.config.host, self.config.port, error) from None
+        except SystemExit:  # uvicorn's way to say that somebody else is there.
+            raise _cannot_listen(self.config.host, self.config.port, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))) from None
         self._ticking = asyncio.create_task(self.main_loop())
 
     async def stop(self) -> None:
@@ -100,10 +104,10 @@ def bind(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # The first one may have had a port chosen for it.
             listener.bind((address[0], port or bound[0].getsockname()[1], *address[2:]))
-    except OSError:
+    except OSError as error:
         for listener in bound:
             listener.close()
-        raise _cannot_listen(host, port) from None
+        raise _cannot_listen(host, port, error) from None
     return bound
 
 
@@ -118,6 +122,10 @@ def reserve(host: str, port: int) -> list[socket.socket]:
     return bind(host, port, is_shared=True)
 
 
-def _cannot_listen(host: str, port: int) -> DistributaryError:
-    msg = f"cannot listen on {host}:{port}: is something else there? Choose another --port or --internal-port"
+def _cannot_listen(host: str, port: int, error: OSError) -> DistributaryError:
+    is_the_ports_fault = error.errno in {errno.EADDRINUSE, errno.EACCES}
+    hint = (
+        "choose another --port or --internal-port" if is_the_ports_fault else "is it an address of this machine (--host, --internal-host)?"
+    )
+    msg = f"cannot listen on {host}:{port}: {error.strerror or error}; {hint}"
     return DistributaryError(msg)

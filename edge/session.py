@@ -78,6 +78,11 @@ class Session:
         return f"<Session {self.id} {self._dialect.value} {len(self._subscriptions)} subscriptions{' closed' if self.is_closed else ''}>"
 
     @property
+    def is_subscribed(self) -> bool:
+        """Whether the client has a subscription."""
+        return bool(self._subscriptions)
+
+    @property
     def is_text(self) -> bool:
         """Whether the client's frames are text."""
         return self._dialect.is_text
@@ -211,6 +216,7 @@ class Session:
         channel = paced.channel
         floor = paced.floor if isinstance(paced, KeyedPaced) else 0
         del self._paced[channel.label.number]
+        self._node.deliveries.flush(channel)  # What waits there it was sent already.
         subscription = Subscription(channel, paced.variant, self._pipe.write, self, floor=floor)
         self._subscriptions[channel.label.name] = subscription
         channel.add(subscription, in_step=channel.stream.newest is not None and not channel.is_behind(floor))

@@ -96,7 +96,7 @@ class TopicIdentities:
         try:
             metadata = self._consumer.list_topics(timeout=_METADATA_TIMEOUT_S)
         except KafkaException as error:
-            self._try_later(str(error))
+            self._try_later(_told(error))
             return False
         self.cluster_id = metadata.cluster_id or ""
         self.partitions = sum(len(topic.partitions) for name, topic in metadata.topics.items() if self.is_subscribed(name))
@@ -119,7 +119,7 @@ class TopicIdentities:
             elif isinstance(error, KafkaException) and error.args[0].code() in _WILL_NOT_CHANGE:
                 nameless.append(topic)
             else:
-                self._try_later(f"{topic}: {error}")
+                self._try_later(f"{topic}: {_told(error)}")
         self._wanted.difference_update(known)
         return known + self._settle_for_names(nameless, "its brokers have no topic ids")
 
@@ -148,3 +148,9 @@ class TopicIdentities:
         self._not_before = self._clock() + self._backoff.next_s()
         if self._throttle.admit("describe") is not None:
             self._log.warning("Kafka does not tell the topics' ids yet; their partitions wait", reason=reason)
+
+
+def _told(error: BaseException) -> str:
+    """The reason in words: an exception of Kafka's client shows itself as code."""
+    first = error.args[0] if error.args else error
+    return str(first.str() if isinstance(first, KafkaError) else first)

@@ -97,6 +97,7 @@ class LetterReader:
         except KafkaException as error:
             raise ConfigurationError([f"Kafka properties: {_told(error)}"]) from error
         self.cluster = ""
+        self._servers = bootstrap_servers
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +113,7 @@ class LetterReader:
                 break
             except KafkaException as error:
                 if not left:
-                    msg = f"Kafka does not answer: {_told(error)}"
+                    msg = f"Kafka at {self._servers} does not answer: {_told(error)}"
                     raise LettersError(msg) from error
         self.cluster = metadata.cluster_id or ""
         return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}

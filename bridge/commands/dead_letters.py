@@ -209,6 +209,8 @@ def replay(
     with _reader(bootstrap_servers, kafka_properties, kafka_property) as reader:
         topics = _topics(reader, names, None if places else rules)
         failed = 0
+        if not topics:
+            typer.echo("no dead letters")
         for name, partitions in topics:
             job = _Job(reader, name, partitions, lambda each: each.place in places if places else wanted.takes(each), again=again)
             failed += job.run(bootstrap_servers, _properties(kafka_properties, kafka_property), to, now=now, dry_run=dry_run, yes=yes)

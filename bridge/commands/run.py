@@ -48,7 +48,7 @@ def _internal_port(text: str) -> int:
         port = int(text)
     except ValueError:
         msg = f"{text!r} is neither a port nor `none`"
-        raise typer.BadParameter(msg) from None
+        raise typer.BadParameter(msg, param_hint="--internal-port") from None
     return port
 
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from bridge.core.letter import DeadLetterTopic
+from bridge.core.letter_topic import DeadLetterTopic
 from shared.bus.push import ID_BYTES
 from shared.publication import ContentType, DeltaFormat, Kind
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from bridge.core.draft import RecordProblem
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.record import Record
-
-if TYPE_CHECKING:
-    from bridge.core.draft import RecordProblem
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -32,21 +30,6 @@ MARK = "distributary.replayed"
 MAX_ERROR_CHARACTERS = 2_000
 MAX_ITEMS = 2_000
 MAX_ITEMS_BYTES = 16_384
-TOPIC_PLACE = "{topic}"
-MAX_TOPIC_CHARACTERS = 249
-"""Kafka's own bound."""
-
-
-class DeadLetterTopic(msgspec.Struct, frozen=True):
-    """Where the dead letters of a source go. `template` is a topic's name; `{topic}` in it stands for the record's topic."""
-
-    template: str = "{topic}.dead-letters"
-    create: bool = True
-    """Whether the bridge may create it."""
-
-    def of(self, topic: str) -> str:
-        """The name for records of `topic`."""
-        return self.template.replace(TOPIC_PLACE, topic)
 
 
 class Origin(msgspec.Struct, frozen=True):

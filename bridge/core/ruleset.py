@@ -8,7 +8,7 @@ from bridge.core.cardinality import DEFAULT_MAX_CHANNELS
 from bridge.core.decoding import Decoder
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression
-from bridge.core.letter import DeadLetterTopic
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.marks import Marks
 from bridge.core.template import Template
 from shared.publication import ContentType, Kind

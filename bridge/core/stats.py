@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from bridge.core.tally import saving
+
 Sample = tuple[str, Mapping[str, str], float]
 """A metric's name, its labels and its value."""
 
@@ -29,7 +31,7 @@ class RouteStats(msgspec.Struct):
     @property
     def saving(self) -> float:
         """The part of the bytes that deltas saved, 0 to 1."""
-        return 1 - self.sent_bytes / self.payload_bytes if self.payload_bytes else 0.0
+        return saving(self.payload_bytes, self.sent_bytes)
 
 
 class Stats(msgspec.Struct):
@@ -73,7 +75,7 @@ class Stats(msgspec.Struct):
     @property
     def saving(self) -> float:
         """The part of the bytes that deltas saved, 0 to 1."""
-        return 1 - self.sent_bytes / self.payload_bytes if self.payload_bytes else 0.0
+        return saving(self.payload_bytes, self.sent_bytes)
 
     @property
     def hit_rate(self) -> float:

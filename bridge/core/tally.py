@@ -174,6 +174,6 @@ class RouteTally:
             self.skipped += 1
 
 
-def saving(payload_bytes: int, sent_bytes: int) -> float:
+def saving(payload_bytes: float, sent_bytes: float) -> float:
     """The part of the bytes that deltas saved, 0 to 1."""
     return 1 - sent_bytes / payload_bytes if payload_bytes else 0.0

@@ -184,15 +184,15 @@ def _json_schema(settings: FormatSettings) -> Decoder:
     framing = settings.framing or ("none" if is_file else "confluent")
     checks = is_file if settings.check_schema is None else settings.check_schema
     if checks:
-        _need("jsonschema", what="a check against a JSON Schema")
+        _need("jsonschema", "re2", what="a check against a JSON Schema")
     if framing == "none" and not is_file:
         _refuse("", "JSON without a schema is format json; name the schema with schema_file, or set framing: confluent")
     if settings.schema_file is None:
         decode = json_schema.by_id(_registry(settings)) if checks else json_schema.by_schema(None, is_framed=True)
         return _decoder(settings, decode)
     data = _read(settings.schema_file)
-    check = json_schema.checker(_text(data))
-    decode = json_schema.by_schema(check if checks else None, is_framed=framing == "confluent")
+    check = json_schema.checker(_text(data)) if checks else None
+    decode = json_schema.by_schema(check, is_framed=framing == "confluent")
     made = _decoder(settings, decode, data)
     return msgspec.structs.replace(made, passes=ContentType.JSON, is_text=True) if framing == "none" else made
 

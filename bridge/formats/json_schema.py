@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-import msgspec
-
 from bridge.core.decoding import Decode, DecodeError
 from bridge.core.record import Record
 from bridge.formats import wire
@@ -25,36 +23,18 @@ Check = Callable[[Any], None]
 
 def checker(text: str, references: References = ()) -> Check:
     """What checks values against a schema; raises ConfigurationError where it is none. A `$ref` never leads to the network."""
-    import jsonschema.validators  # noqa: PLC0415 - only where values are checked
-    from jsonschema.exceptions import SchemaError, best_match  # noqa: PLC0415
-    from referencing import Registry, Resource  # noqa: PLC0415
-    from referencing.jsonschema import DRAFT202012  # noqa: PLC0415
+    from jsonschema.exceptions import best_match  # noqa: PLC0415 - only where values are checked
 
     schema = parse_schema_text(text)
     if not isinstance(schema, dict):
         raise ConfigurationError(["is no JSON Schema: it must be an object"])
-    try:
-        kind = jsonschema.validators.validator_for(schema, default=jsonschema.validators.Draft202012Validator)
-        kind.check_schema(schema)
-        known: Registry[Any] = Registry().with_resources(
-            (name, Resource.from_contents(parse_schema_text(each.text), default_specification=DRAFT202012))
-            for name, each in _flat(references)
-        )
-        extend: Any = jsonschema.validators.extend
-        validator = extend(kind, {"uniqueItems": _unique_items})(schema, registry=known)
-    except SchemaError as error:
-        raise ConfigurationError([f"is no JSON Schema: {error.json_path}: {error.message[:200]}"]) from error
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        # TypeError, ValueError and others, on a `$schema` or `$id` that is none.
-        raise ConfigurationError([f"is no JSON Schema: {type(error).__name__}: {str(error)[:200]}"]) from error
+    validator = _validator(schema, {name: parse_schema_text(each) for name, each in _flat(references)})
 
     def check(value: Any) -> None:
         try:
             found = best_match(islice(validator.iter_errors(value), _ERRORS_LOOKED_AT))
         except Exception as error:
-            # A `$ref` that leads nowhere, a pattern that Python does not know, a schema that goes round in circles.
+            # A `$ref` that leads nowhere, a schema that goes round in circles.
             msg = f"the value cannot be checked against its JSON Schema: {type(error).__name__}: {str(error)[:200]}"
             raise DecodeError(msg) from error
         if found is not None:
@@ -64,34 +44,39 @@ def checker(text: str, references: References = ()) -> Check:
     return check
 
 
-def _unique_items(_: Any, wanted: Any, items: Any, __: Any) -> Iterator[Exception]:
-    """`uniqueItems` in linear time. The library compares each object with each other: minutes for some thousands of them."""
-    from jsonschema.exceptions import ValidationError  # noqa: PLC0415 - only where values are checked
+def _validator(schema: dict[str, Any], others: dict[str, Any]) -> Any:
+    """The library's validator. `others` are the schemas that `schema` may refer to, by name."""
+    from jsonschema.exceptions import SchemaError  # noqa: PLC0415 - only where values are checked
+    from jsonschema.validators import validator_for  # noqa: PLC0415
+    from referencing import Registry, Resource  # noqa: PLC0415
+    from referencing.jsonschema import DRAFT202012  # noqa: PLC0415
 
-    if wanted is not True or not isinstance(items, list):
-        return
-    seen: dict[bytes, int] = {}
-    for index, item in enumerate(items):
-        first = seen.setdefault(msgspec.json.encode(_comparable(item), order="sorted"), index)
-        if first != index:
-            yield ValidationError(f"the items {first} and {index} are the same")
-            return
+    from bridge.formats.json_keywords import newest_draft  # noqa: PLC0415 - it imports the library
+    from bridge.formats.json_patterns import check_patterns  # noqa: PLC0415
+
+    default = newest_draft()
+    try:
+        kind: Any = validator_for(schema, default=default)
+        # Without formats: "regex" would be what Python takes for one.
+        kind.check_schema(schema, format_checker=None)
+        check_patterns([schema, *others.values()])
+        known: Registry[Any] = Registry().with_resources(
+            (name, Resource.from_contents(other, default_specification=DRAFT202012)) for name, other in others.items()
+        )
+        return kind(schema, registry=known)
+    except SchemaError as error:
+        raise ConfigurationError([f"is no JSON Schema: {error.json_path}: {error.message[:200]}"]) from error
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        # TypeError, ValueError and others, on a `$schema` or `$id` that is none.
+        raise ConfigurationError([f"is no JSON Schema: {type(error).__name__}: {str(error)[:200]}"]) from error
 
 
-def _comparable(value: Any) -> Any:
-    """`value` such that what JSON Schema calls equal (1 and 1.0, but not 1 and true) is written alike."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_comparable(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _comparable(each) for name, each in value.items()}
-    return value
-
-
-def _flat(references: References) -> Iterator[tuple[str, RegisteredSchema]]:
+def _flat(references: References) -> Iterator[tuple[str, str]]:
+    """Name and text of each schema that is referred to, directly or not."""
     for name, schema in references:
-        yield name, schema
+        yield name, schema.text
         yield from _flat(schema.references)
 
 

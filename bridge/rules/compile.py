@@ -10,7 +10,7 @@ from typing import Any
 from bridge.core.cardinality import DEFAULT_MAX_CHANNELS
 from bridge.core.draft import ChannelSettings, OnError
 from bridge.core.expression import Expression, compile_expression, constant
-from bridge.core.letter import DeadLetterTopic
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.marks import Marks, Timestamp
 from bridge.core.ruleset import CompiledRules, Projection, Route, Source
 from bridge.core.scope import VALUE_ROOTS

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bridge.core.draft import OnError
-from bridge.core.letter import MAX_TOPIC_CHARACTERS, TOPIC_PLACE, DeadLetterTopic
+from bridge.core.letter_topic import MAX_TOPIC_CHARACTERS, TOPIC_PLACE, DeadLetterTopic
 from bridge.core.ruleset import Route, Source
 from bridge.rules.check import Checker
 from bridge.rules.document import Path

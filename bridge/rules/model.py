@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from bridge.core.draft import OnError
 from bridge.core.expression import Expression, compile_expression
-from bridge.core.letter import TOPIC_PLACE
+from bridge.core.letter_topic import TOPIC_PLACE
 from bridge.core.marks import Timestamp, TimeUnit
 from bridge.core.ruleset import Projection
 from bridge.core.scope import ROOTS

@@ -9,12 +9,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from operator import attrgetter
 
 import msgspec
 
 from edge.core.item import Item, KeyedItem, keyed_item_of
+from edge.core.pages import FrameOf, Joined, Page, Pages
 from shared.delta import json_patch, vcdiff
 from shared.envelope import Envelope, epoch_to_text
 from shared.errors import DeltaError, DistributaryError
@@ -29,6 +30,8 @@ FRAME_BYTES = 270
 MAX_DELETIONS = 1_000
 """Kept in a state of few keys. A larger one keeps a tenth of its keys."""
 _SPARE = 64
+ENTRIES_A_PAGE = 512
+"""At most; pages of larger entries have fewer."""
 TIDIED = 10_000
 """Entries whose frames are let go of at once: about 5 ms."""
 _VCDIFF = DeltaFormat.VCDIFF  # To look it up takes 70 ns, and every delta passes here.
@@ -61,13 +64,16 @@ class KeyedState:
         "bytes_held",
         "forgotten_up_to",
         "frame_bytes",
+        "pages",
     )
 
     def __init__(self, forgotten_up_to: int = 0) -> None:
         self.bytes_held = 0
         """Payloads, keys, and about what the entries take."""
         self.frame_bytes = 0
-        """Frames of entries that were kept since they were last let go of."""
+        """Frames of entries that were kept since they were last let go of, pages aside."""
+        self.pages = Pages()
+        """For those who begin."""
         self.forgotten_up_to = forgotten_up_to
         """Deletions up to this offset may be missing."""
         self._items: dict[bytes, KeyedItem] = {}
@@ -98,6 +104,11 @@ class KeyedState:
         return self._items.get(key)
 
     @property
+    def frame_room(self) -> int:
+        """So much more of frames may be kept: all together take no more than the state."""
+        return self.bytes_held - self.frame_bytes - self.pages.bytes_held
+
+    @property
     def oldest(self) -> int:
         """The offset of the oldest entry of a key that there is; 0 where there is no key."""
         log = self._log
@@ -110,6 +121,7 @@ class KeyedState:
         former = self._items.get(item.key)
         if former is not None:
             self._log[bisect_left(self._offsets, former.offset)] = None
+            self.pages.cut(former.offset)
             self.bytes_held -= _size(former)
             self._kept_deletions -= former.is_deletion
         self._items[item.key] = item
@@ -120,6 +132,8 @@ class KeyedState:
             self._kept_deletions += 1
             self._deletions.append(item)
             self._forget_deletions()
+        if self.pages and self.frame_room < 0:
+            self.pages.clear()
         if len(self._log) > 2 * len(self._items) + _SPARE:
             self._compact()
 
@@ -143,6 +157,22 @@ class KeyedState:
             found += [item for item in part if item is not None]
         return found[:most]
 
+    def page(self, after: int, least: int) -> Page | None:
+        """The page that goes on behind `after`, or a new one; None where that would have fewer than `least` entries."""
+        page = self.pages.at(after + 1)
+        if page is None and len(entries := self.after(after, ENTRIES_A_PAGE)) >= least:
+            page = self.pages.at(entries[0].offset) or self.pages.begin(after, entries)
+        return page
+
+    def joined(self, page: Page, variant: Hashable, frame_of: FrameOf) -> Joined:
+        """The frames of a page for a variant: made once for all who come now, as long as there is room for them."""
+        joined = page.joined.get(variant)
+        if joined is None:
+            entries = [item for item in self.after(page.after, ENTRIES_A_PAGE) if item.offset <= page.last and not item.is_deletion]
+            joined = Joined(map(frame_of, entries))
+            self.pages.keep(page, variant, joined, self.frame_room)
+        return joined
+
     def newest(self, most: int) -> list[KeyedItem]:
         """The newest `most` entries, in ascending order."""
         found: list[KeyedItem] = []
@@ -164,6 +194,7 @@ class KeyedState:
             if envelope.is_deletion and envelope.key not in self._items:
                 if self._kept_deletions >= MAX_DELETIONS:
                     return
+                self.pages.clear()  # They do not know of a deletion that comes in between.
                 item = keyed_item_of(epoch, envelope, b"")
                 at = bisect_left(self._offsets, item.offset)
                 self._log.insert(at, item)
@@ -176,10 +207,11 @@ class KeyedState:
             self.forgotten_up_to = envelope.offset - 1
 
     def forget_frames(self, *, are_made: bool) -> bool:
-        """Let go of the encoded frames of some entries, and of others with the next call. `are_made`: somebody goes on making such.
+        """Let go of all pages, and of the frames of some entries; of others with the next call. `are_made`: somebody goes on making them.
 
         Returns whether there may be more.
         """
+        self.pages.clear()
         if self._tidied >= len(self._log):
             self._tidied = 0
         end = self._tidied + TIDIED

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from edge.core.delivery import Delivery, Mode
 from edge.core.hub import Channel
@@ -17,7 +18,7 @@ from edge.core.item import Item, KeyedItem
 from edge.core.keyed import FRAME_BYTES, KeyedState
 from edge.core.paced import MOST_AT_ONCE, NOTHING, Due, PacedSubscription
 from edge.core.stream import Gap, Missed
-from edge.core.variant import Variant, caught_up_message, full_frame, step_frame
+from edge.core.variant import Variant, caught_up_message, step_frame
 
 PAGE_BYTES = 65_536
 """About as much is sent in one turn, judged by payloads."""
@@ -123,19 +124,43 @@ class KeyedPaced(PacedSubscription):
         if keyed.forgotten_up_to > max(self.cursor, self._born_at):
             return Due(self._start_over("history_trimmed"))
         last = self._pins[0].offset - 1 if self._pins else self._until
-        entries = [item for item in keyed.after(self.cursor, most + 1) if item.offset <= last]
-        page = _first_bytes(entries[:most])
-        frames = self._send_page(page)
-        if len(page) < len(entries):
+        frames, count, is_more = self._send_shared(keyed, last) or self._send_next(keyed, most, last)
+        if is_more:
             if not self._pins:
                 self._pins.extend(item for item in _last_bytes(keyed.newest(PINNED)) if self.cursor < item.offset <= self._until)
             return Due(frames, is_more=True)
-        frames += self._send_page([self._pins.popleft() for _ in range(min(len(self._pins), most - len(page)))])
+        frames += self._send_page([self._pins.popleft() for _ in range(min(len(self._pins), max(0, most - count)))])
         if not self._pins:
             if self.delivery.mode is Mode.CONFLATE and self.delivery.window and self._sent > (self._unacked[-1] if self._unacked else 0):
                 self._unacked.append(self._sent)
             self.cursor = self._until
         return self._finished(frames)
+
+    def _send_shared(self, keyed: KeyedState, last: int) -> tuple[bytes, int, bool] | None:
+        """Send what comes next, up to `last`, from a page that others get, too; as `_send_next`. None where that is not the better way."""
+        if self.delivery.mode is Mode.ACK or self._whole_at > 0 or not self._is_much_left(keyed, last):
+            return None
+        page = keyed.page(self.cursor, MANY)
+        if page is None or page.deleted_at > self._born_at:
+            return None
+        joined = keyed.joined(page, self.variant, partial(self.variant.full_frame, label=self.channel.label))
+        first, end = page.places(self.cursor, last)
+        self._forget_sent(page.offsets[end - 1] if first < end else self._sent)
+        self.cursor = min(page.last, last)
+        return joined.part(first, end), end - first, self.cursor < last
+
+    def _is_much_left(self, keyed: KeyedState, last: int) -> bool:
+        """Whether it is not worth it to remember what is sent next, up to `last`. Once much was sent, nothing is known any more."""
+        if self._whole_at < 0 and not self._recent:
+            return True
+        ahead = keyed.after(self.cursor, MANY)
+        return len(ahead) == MANY and ahead[-1].offset <= last
+
+    def _send_next(self, keyed: KeyedState, most: int, last: int) -> tuple[bytes, int, bool]:
+        """Send what comes next, up to `last`: the frames, how many entries of the log that was, and whether there are more."""
+        entries = [item for item in keyed.after(self.cursor, most + 1) if item.offset <= last]
+        page = _first_bytes(entries[:most])
+        return self._send_page(page), len(page), len(page) < len(entries)
 
     def _send_page(self, items: list[KeyedItem]) -> bytes:
         # Without the deletions of keys that the client never saw.
@@ -150,10 +175,13 @@ class KeyedPaced(PacedSubscription):
 
     def _send_whole(self, items: list[KeyedItem]) -> bytes:
         """Send many to one who begins, without remembering them: of what changes meanwhile it gets no delta."""
-        label, variant = self.channel.label, self.variant
+        self._forget_sent(items[-1].offset)
+        return b"".join(map(self._full_frame, items))
+
+    def _forget_sent(self, offset: int) -> None:
+        """Much was sent, up to this offset, that is not remembered."""
         self._recent.clear()
-        self._recent_bytes, self._whole_at, self._sent = 0, -1, items[-1].offset
-        return b"".join([full_frame(item, label, variant) for item in items])
+        self._recent_bytes, self._whole_at, self._sent = 0, -1, offset
 
     def _finished(self, frames: bytes) -> Due:
         """Look whether the client holds the whole state now."""
@@ -187,15 +215,15 @@ class KeyedPaced(PacedSubscription):
         return step_frame(self.channel.step(base, item), self.channel.label, self.variant)
 
     def _full_frame(self, item: Item) -> bytes:
-        """The frame is kept for others who come now, as long as all that are kept take no more than the state."""
-        keyed = self.channel.stream.keyed
-        if keyed is not None and (item.frames is None or self.variant not in item.frames):
-            if keyed.frame_bytes >= keyed.bytes_held:
-                return self.variant.full_frame(item, self.channel.label)
-            frame = full_frame(item, self.channel.label, self.variant)
-            keyed.frame_bytes += len(frame) + FRAME_BYTES
-            return frame
-        return full_frame(item, self.channel.label, self.variant)
+        """The frame is kept for others who come now, as long as there is room."""
+        frame = None if item.frames is None else item.frames.get(self.variant)
+        if frame is None:
+            frame = self.variant.full_frame(item, self.channel.label)
+            keyed, size = self.channel.stream.keyed, len(frame) + FRAME_BYTES
+            if keyed is not None and size <= keyed.frame_room:
+                keyed.frame_bytes += size
+                item.frames = (item.frames or {}) | {self.variant: frame}
+        return frame
 
     def _base(self, item: KeyedItem) -> KeyedItem | None:
         """What the client holds of the item's key, if that is known and still there."""

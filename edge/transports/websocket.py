@@ -35,6 +35,8 @@ CLOSE_TIMEOUT_S = 10.0
 MAX_FRAGMENTS = 1_000
 CLOSE_S = 0.00005
 """What the event loop and the kernel take to close a connection, at the end of the turn."""
+NEWCOMER_COST = 1_000
+"""By it (`edge.turns`) those who have no subscription yet let the frames of the others go first: thousands may come together."""
 GONE_COST = 2_000
 """By it (`edge.turns`) those who are gone let the frames of those who are there go first."""
 TCP_NOTSENT_LOWAT = 25
@@ -152,7 +154,8 @@ class WebSocketConnection(asyncio.Protocol):
         while at < len(data):
             if is_over():
                 self._later = [data[at:]]
-                self._all.node.turns.later(self._go_on)
+                is_new = self.session is None or not self.session.is_subscribed
+                self._all.node.turns.later(self._go_on, NEWCOMER_COST if is_new else 0)
                 return
             if self._ws is not None:
                 break

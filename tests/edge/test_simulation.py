@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import edge.core.keyed
 import edge.core.paced_keyed
+import edge.core.pages
 import edge.keys
 import edge.lane
 import edge.pacer
@@ -47,8 +48,8 @@ class EdgeMachine(RuleBasedStateMachine):
     def begin(self, count: int, delta: DeltaFormat, at_rest: bool) -> None:
         """Some publications, and a client of each channel on each edge."""
         for channel in CHANNELS:
-            for _ in range(count):
-                self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1, "abcdef"[: 1 + count])
+            for at in range(count):
+                self.push(channel, DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 1, "abcdef"[at])
             for number in range(2):
                 self.connect(number, Dialect.JSON if count % 2 else Dialect.MSGPACK, delta, channel)
         if at_rest:
@@ -190,6 +191,44 @@ class EdgeMachine(RuleBasedStateMachine):
 
         self.simulation.do(go)
 
+    @precondition(lambda self: len(self.simulation.clients) < 6)
+    @rule(
+        number=numbers,
+        dialect=st.sampled_from([Dialect.JSON, Dialect.MSGPACK]),
+        delta=deltas,
+        mode=modes,
+        is_full=st.booleans(),
+        stops=st.lists(st.integers(2, 5), min_size=2, max_size=4),
+        keys=st.permutations("abcdef"),
+        content_type=st.sampled_from([ContentType.JSON, ContentType.NONE]),
+    )
+    def crowd(
+        self,
+        number: int,
+        dialect: Dialect,
+        delta: DeltaFormat,
+        mode: Mode,
+        is_full: bool,
+        stops: list[int],
+        keys: list[str],
+        content_type: ContentType,
+    ) -> None:
+        """Some of one variant begin on the keyed channel, one after the other, and stop reading after so many writes."""
+        if is_full:
+            self.push("keyed:1", DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 6, "fedcba")
+
+        def go(after: int) -> None:
+            client = self.simulation.connect(self.edge(number), dialect)
+            client.stall(after)
+            client.subscribe("keyed:1", delta=delta, mode=mode)
+
+        for after in stops:
+            self.simulation.let_all()
+            self.simulation.do(partial(go, after))
+            self.push("keyed:1", DeltaFormat.NONE, False, 0, 100, content_type, 1, keys[0])
+            self.push("keyed:1", DeltaFormat.NONE, False, 0, 100, ContentType.JSON, 2, "".join(keys[1:3]))
+            keys = keys[1:] + keys[:1]
+
     @precondition(lambda self: self.simulation.clients)
     @rule(which=numbers, channel=channels, delta=deltas, rewind=st.one_of(st.none(), rewinds), mode=modes, window=windows, max_rate=rates)
     def subscribe(
@@ -314,8 +353,36 @@ def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge.keys, "KEYS_A_PAGE", 2)
     monkeypatch.setattr(edge.core.keyed, "MAX_DELETIONS", 2)
     monkeypatch.setattr(edge.core.keyed, "_SPARE", 2)
+    monkeypatch.setattr(edge.core.keyed, "ENTRY_BYTES", 5_000)
+    monkeypatch.setattr(edge.core.keyed, "ENTRIES_A_PAGE", 3)
+    monkeypatch.setattr(edge.core.pages, "PAGE_BYTES", 0)
     monkeypatch.setattr(edge.core.paced_keyed, "MOST_AT_ONCE", 2)
     monkeypatch.setattr(edge.core.paced_keyed, "PINNED", 1)
     monkeypatch.setattr(edge.core.paced_keyed, "RECENT", 2)
     monkeypatch.setattr(edge.core.paced_keyed, "MANY", 2)
     monkeypatch.setattr(edge.pacer, "PARTS_A_TURN", 2)
+
+
+def test_nothing_comes_twice_to_one_who_holds_the_state_while_deliveries_wait():
+    simulation = Simulation(edges=2)
+    edge = simulation.edges[1]
+    for key in "abcd":
+        simulation.push("keyed:1", key=key)
+    slow, other = (simulation.connect(edge) for _ in range(2))
+    slow.stall(2)
+    simulation.do(lambda: slow.subscribe("keyed:1"))
+    simulation.do(lambda: other.subscribe("latest:1"))
+    for _ in range(20):
+        simulation.let_all()
+    assert not slow.is_writable
+    for channel in ("latest:1", "keyed:1"):  # For the second one this turn has no time.
+        simulation.push(channel, key="b")
+        simulation.do(lambda: edge.bus.deliver(100))
+    assert len(edge.node.deliveries) == 1
+    simulation.do(slow.read_on)
+    holding = slow.holdings["keyed:1"]
+    assert isinstance(holding, KeyedHolding)
+    assert holding.is_whole
+    simulation.come_to_rest()
+    simulation.check_rest()
+    simulation.close()

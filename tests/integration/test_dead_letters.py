@@ -11,7 +11,8 @@ from confluent_kafka import Message
 
 from bridge.adapters.kafka_dead_letters import KafkaDeadLetters
 from bridge.core.draft import OnError, RecordProblem
-from bridge.core.letter import DeadLetter, DeadLetterTopic, LetterFacts, Origin, make_letter, read_letter
+from bridge.core.letter import DeadLetter, LetterFacts, Origin, make_letter, read_letter
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.record import Record
 from bridge.ports import LetterAnswer
 from shared.bus.layout import BusLayout

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from bridge import cli
 from bridge.adapters.kafka_dead_letters import KafkaDeadLetters
 from bridge.core.draft import OnError, RecordProblem
-from bridge.core.letter import DeadLetterTopic, Origin, make_letter
+from bridge.core.letter import Origin, make_letter
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.record import Record
 from shared import envelope
 from shared.bus.layout import BusLayout

@@ -267,7 +267,8 @@ class Session:
             if self._held_by is not None:
                 continue
             waiting = [*self._asked_at.values(), *(sent_at for sent_at, _ in self._pings.values())]
-            if waiting and now - min(waiting) > self._options.call_timeout_s:
+            # While other things come from it, the answer is behind them, or waits until they were read.
+            if waiting and now - max(self._heard_at, min(waiting)) > self._options.call_timeout_s:
                 msg = f"the edge did not answer within {self._options.call_timeout_s:g} s"
                 raise LostError(CallTimeoutError(msg))
             if now - self._heard_at > self._ping_interval_s and not self._pings:

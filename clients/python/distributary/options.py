@@ -25,7 +25,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 10.0
     """For one try: TCP, TLS, the handshake, and the edge's `connected`."""
     call_timeout_s: float = 10.0
-    """For the answer to any command, pings included; the connection is given up after it."""
+    """For the answer to any command, pings included; the connection is given up after so long with neither the answer nor anything else."""
     close_timeout_s: float = 2.0
     ping_interval_s: float | None = None
     """Silence after which the client asks for a sign of life. None: as the edge said in `connected`."""

@@ -6,7 +6,8 @@ import pytest
 
 from bridge.adapters.kafka_dead_letters import KafkaDeadLetters, producer_properties
 from bridge.core.draft import OnError, RecordProblem
-from bridge.core.letter import DeadLetterTopic, Origin, make_letter
+from bridge.core.letter import Origin, make_letter
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.record import Record
 from shared.errors import ConfigurationError
 

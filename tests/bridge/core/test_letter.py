@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from bridge.core.draft import OnError, RecordProblem
 from bridge.core.letter import (
     MAX_ERROR_CHARACTERS,
-    DeadLetterTopic,
     Headers,
     Origin,
     Replay,
@@ -17,6 +16,7 @@ from bridge.core.letter import (
     replay_headers,
     replay_of,
 )
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.core.record import Record
 
 ORIGIN = Origin(version="1.2", group="g", cluster="c1")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from bridge.core.decoding import DecodeError
 from bridge.formats import json_schema
+from bridge.formats.choose import FormatError, FormatSettings, choose
 from bridge.formats.registry import RegistrySettings, SchemaRegistry
+from bridge.formats.schema import RegisteredSchema
 from shared.errors import ConfigurationError
 from tests.bridge.formats.helpers import framed, record
 from tests.rig.schema_registry import FakeRegistry
@@ -83,3 +86,95 @@ class TestByTheRegistry:
             decode(framed(other, b"{}"), record())
         with pytest.raises(DecodeError, match="is no JSON Schema"):
             decode(framed(wrong, b"{}"), record())
+
+
+BACKTRACKS = "^(a+)+$"
+HOSTILE = "a" * 60 + "!"
+"""Python's engine would take longer than the test run is let."""
+
+
+@pytest.mark.parametrize("draft", ["draft-04/schema#", "draft-06/schema#", "draft-07/schema#", "2019-09/schema", "2020-12/schema"])
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"pattern": BACKTRACKS}, HOSTILE),
+        ({"properties": {"a": {"pattern": BACKTRACKS}}}, {"a": HOSTILE}),
+        ({"patternProperties": {BACKTRACKS: {"type": "null"}}, "additionalProperties": False}, {HOSTILE: 1}),
+        ({"patternProperties": {BACKTRACKS: {"type": "null"}}, "additionalProperties": {"type": "null"}}, {HOSTILE: 1}),
+    ],
+)
+def test_no_text_makes_a_pattern_take_long(draft: str, schema: dict[str, object], value: object):
+    place = "draft/" if draft.startswith("20") else ""
+    check = json_schema.checker(json.dumps({"$schema": f"http{'s' if place else ''}://json-schema.org/{place}{draft}", **schema}))
+    with pytest.raises(DecodeError, match="does not fit"):
+        check(value)
+
+
+def test_nor_where_a_part_of_the_schema_names_a_draft_of_its_own():
+    part = RegisteredSchema("JSON", json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", "pattern": BACKTRACKS}))
+    check = json_schema.checker('{"$ref": "part"}', (("part", part),))
+    check("aaa")
+    with pytest.raises(DecodeError, match="does not fit"):
+        check(HOSTILE)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "other"),
+    [
+        ("b", "abc", "ac"),  # Found anywhere.
+        ("^a$", "a", "a\n"),
+        (r"^\u00e9[\u4e00-\u9fa5]$", "é中", "e中"),
+        (r"^\p{L}+$", "Müller", "a1"),
+        (r"^\d\/\-\\u0041$", r"1/-\u0041", r"1/-\A"),
+        (r"^(?<year>[0-9]{4})$", "2024", "24"),
+    ],
+)
+def test_patterns_as_schemas_have_them(pattern: str, fitting: str, other: str):
+    check = json_schema.checker(json.dumps({"pattern": pattern}))
+    check(fitting)
+    check(7)
+    with pytest.raises(DecodeError, match="does not match"):
+        check(other)
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"properties": {"a": {"pattern": "^(?!x)"}}}, r"'\^\(\?!x\)', which cannot be checked in bounded time"),
+        ({"prefixItems": [{"patternProperties": {r"(a)\1": {}}}]}, "which cannot be checked in bounded time"),
+        ({"pattern": "^.{1,2000}$"}, "counts above 1000, or set check_schema: false"),
+        ({"pattern": "("}, "missing"),
+        ({"pattern": "\ud800"}, "no text"),
+        ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, "cannot be checked together"),
+    ],
+)
+def test_what_cannot_be_checked_in_linear_time_is_refused_with_the_schema(schema: object, why: str):
+    with pytest.raises(ConfigurationError, match=why):
+        json_schema.checker(json.dumps(schema))
+
+
+def test_data_that_looks_like_a_pattern_is_none():
+    json_schema.checker(json.dumps({"default": {"pattern": "(?!x)"}, "enum": [{"pattern": "("}]}))
+
+
+def test_properties_that_are_not_named():
+    schema = {"properties": {"a": {}}, "patternProperties": {"^x-": {"type": "number"}}}
+    check = json_schema.checker(json.dumps({**schema, "additionalProperties": {"type": "string"}}))
+    check({"a": 1, "x-b": 1, "c": "text"})
+    for value, place in (({"x-b": "text"}, r"\$\['x-b'\]"), ({"c": 1}, r"\$\.c")):
+        with pytest.raises(DecodeError, match=f"{place}: .* is not of type"):
+            check(value)
+    check = json_schema.checker(json.dumps({**schema, "additionalProperties": False}))
+    check({"a": 1, "x-b": 1})
+    with pytest.raises(DecodeError, match="does not allow: 'c', 'd'"):
+        check({"a": 1, "c": 1, "d": 1})
+
+
+def test_a_schema_that_is_not_checked_may_have_any_pattern(tmp_path: Path):
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps({"pattern": "^(?!x)"}), encoding="utf-8")
+    decoder = choose(FormatSettings("json-schema", schema_file=file, check_schema=False))
+    assert decoder is not None
+    assert decoder.decode(b'"x"', record()) == "x"
+    with pytest.raises(FormatError, match="look-around"):
+        choose(FormatSettings("json-schema", schema_file=file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.core.letter import DeadLetterTopic
+from bridge.core.letter_topic import DeadLetterTopic
 from bridge.rules.load import parse_rules
 from shared.errors import ConfigurationError
 

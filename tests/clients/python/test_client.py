@@ -853,6 +853,38 @@ def test_a_subscription_that_is_not_answered_costs_the_connection():
     run(main())
 
 
+def test_an_answer_may_take_as_long_as_other_things_come():
+    """On a thin line it is behind what was asked for before."""
+    seconds = 40
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.take(position=at(0))
+        frame = await peer.expect("subscribe")
+        for offset in range(1, seconds):
+            await peer.publish(offset, offset)
+            await until(lambda: len(seen) == offset)  # noqa: B023  (waited for here)
+        await peer.send({"type": "subscribed", "id": frame["id"], "channel": "other", "number": 18, "position": at(0), "kind": "stream"})
+        await peer.publish(1, "other", number=18)
+        await peer.stay()
+
+    seen: list[Any] = []
+
+    async def main() -> None:
+        clock = FastClock()
+        async with FakeEdge(script) as edge, client_of(edge, clock) as client, client.subscribe(BUS) as first:
+            await first.joined()
+            async with client.subscribe("other") as second:
+                for _ in range(1, seconds):
+                    seen.append((await anext(first)).data)
+                    clock.now += 1
+                    await clock.sleep(0)
+                assert (await anext(second)).data == "other"
+                assert edge.connections == 1
+
+    run(main())
+
+
 def test_an_edge_that_accepts_and_says_nothing():
     async def mute(peer: Peer) -> None:
         await peer.stay()

@@ -46,6 +46,7 @@ def turn(subscription: KeyedPaced, now: float = 1.0, *, is_writable: bool = True
 
 def pages_of(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(edge.core.paced_keyed, "MOST_AT_ONCE", count)
+    monkeypatch.setattr(edge.core.keyed, "ENTRIES_A_PAGE", count)
 
 
 class TestTheStart:

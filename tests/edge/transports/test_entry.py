@@ -213,6 +213,22 @@ def test_many_who_go_at_once_are_ended_a_turn_of_the_event_loop_at_a_time():
     assert (second.session, door.endpoint.counter.total) == (None, 1)
 
 
+def test_frames_of_subscribers_go_before_those_of_newcomers():
+    door = Door()
+    transports = [door.ask(UPGRADE + CONNECT) for _ in range(2)]
+    newcomer, subscriber = [cast("WebSocketConnection", transport.protocol) for transport in transports]
+    assert subscriber.session is not None
+    subscriber.session._subscriptions["a:1"] = cast("Any", object())
+    door.node.now += TURN_S
+    newcomer.data_received(ping(1))
+    subscriber.data_received(ping(2))
+    order: list[FakeTransport] = []
+    for transport in transports:
+        transport.on_write = order.append
+    door.node.next_turn()
+    assert order == transports[::-1]
+
+
 def test_one_who_fails_in_a_later_turn_is_cut_and_the_others_go_on():
     door = Door()
     transports = [door.ask(UPGRADE + CONNECT) for _ in range(2)]
