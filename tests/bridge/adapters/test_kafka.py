@@ -24,7 +24,7 @@ class Mock:
 
     def __init__(self) -> None:
         self._producer = Producer({"test.mock.num.brokers": 1, "log_level": 0})
-        [broker] = self._producer.list_topics(timeout=10).brokers.values()
+        [broker] = self._producer.list_topics(timeout=60).brokers.values()
         self.bootstrap_servers = f"{broker.host}:{broker.port}"
 
     def produce(self, *values: bytes | None, partition: int = 0) -> None:
@@ -113,7 +113,7 @@ def test_records_come_as_they_are_and_are_held_and_committed(mock: Mock):
     assert P in told.revoked
     # Not a second member: the mock cluster lets nobody in before the last one's session would have timed out, even if it left.
     with closing(Consumer({"bootstrap.servers": mock.bootstrap_servers, "group.id": "group"})) as onlooker:
-        [place] = onlooker.committed([TopicPartition(*P)], timeout=5)
+        [place] = onlooker.committed([TopicPartition(*P)], timeout=60)
     assert place.offset == 2
 
 
