@@ -14,14 +14,19 @@ from bridge.core.chain import DeltaChain
 from bridge.core.checkpoint import Checkpoint
 from bridge.core.draft import Draft
 from bridge.core.flow import Hold
-from bridge.core.record import Partition
+from bridge.core.parked import Made
+from bridge.core.record import Record
 from bridge.core.tally import RouteTally, Tally
 from bridge.ports import Bus, Records
+from bridge.refusals import Refusals, Refused
 from shared.bus.push import Outcome, Push, Pushed, Source
 from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
 from shared.telemetry import Log, Throttle
 
 T = TypeVar("T")
+
+_FAILED = Outcome.FAILED
+"""Looking it up in the enumeration takes longer than what is done with it."""
 
 _MAX_QUICK_TRIES = 3
 """A lost incarnation is answered at once so many times in a row; a bus that is flushed again and again is one that is away."""
@@ -40,6 +45,7 @@ class Delivery:
         records: Records,
         checkpoint: Checkpoint,
         tally: Tally,
+        refusals: Refusals,
         *,
         backoff: Backoff,
         clock: Callable[[], float],
@@ -50,11 +56,14 @@ class Delivery:
         """Since when the bus takes nothing; None while it does."""
         self.is_started = False
         """Whether the bus was reached once."""
+        self.begun: Sequence[Record] = ()
+        """The records of which publications are being added: those without `add_end` yet."""
         self._bus = bus
         self._chain = chain
         self._records = records
         self._checkpoint = checkpoint
         self._tally = tally
+        self._refusals = refusals
         self._backoff = backoff
         self._clock = clock
         self._max_push = max_push
@@ -86,12 +95,13 @@ class Delivery:
         for push in pushes:
             self._pushes.append(push)
             self._counts.append(counts)
+            self._drafts.append(draft)
             self._bytes += len(push.payload) + len(push.delta)
         return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes
 
-    def add_end(self, partition: Partition, offset: int) -> bool:
+    def add_end(self, record: Record) -> bool:
         """All pushes of this record were added: it is done once they are on the bus. The answer is that of `add`."""
-        self._ends.append((partition, offset))
+        self._ends.append(record)
         return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes
 
     def give_up(self) -> None:
@@ -111,8 +121,8 @@ class Delivery:
             if answers is None:
                 return False
             self._confirm(answers)
-        for partition, offset in self._ends:
-            self._checkpoint.done(partition, offset)
+        for record in self._ends:
+            self._checkpoint.done((record.topic, record.partition), record.offset)
         self._clear()
         return True
 
@@ -127,16 +137,43 @@ class Delivery:
         self._pushes: list[Push] = []
         self._counts: list[RouteTally] = []
         """Of each push, whose it is."""
+        self._drafts: list[Draft] = []
+        """And what it was made of."""
         self._bytes = 0
-        self._ends: list[tuple[Partition, int]] = []
+        self._ends: list[Record] = []
 
     def _confirm(self, answers: Sequence[Pushed]) -> None:
         confirm = self._chain.confirm
         for push, counts, pushed in zip(self._pushes, self._counts, answers, strict=True):
+            if pushed.outcome is _FAILED:
+                self._confirm_with_failures(answers, answers.index(pushed))
+                return
             confirm(push, pushed)
             counts.count(push, pushed)
-            if pushed.outcome is Outcome.FAILED and (silenced := self._throttle.admit(push.channel)) is not None:
+
+    def _confirm_with_failures(self, answers: Sequence[Pushed], first: int) -> None:
+        """The same, from the first one that failed on. Only from there on others can be behind."""
+        refused: list[Refused] = []
+        behind: list[Made] = []
+        for at in range(first, len(answers)):
+            push, draft, pushed = self._pushes[at], self._drafts[at], answers[at]
+            is_note = at + 1 < len(answers) and self._drafts[at + 1] is draft  # Of another record, which is done (DeltaChain.prepare).
+            if pushed.outcome is Outcome.BEHIND:
+                self._chain.withdraw(push)
+                if not is_note:
+                    behind.append(Made(draft, push.source, push.time_ms))
+                continue
+            self._chain.confirm(push, pushed)
+            self._counts[at].count(push, pushed)
+            if pushed.outcome is not _FAILED:
+                continue
+            if draft.settings.stops_at_failure and not is_note:
+                self._chain.withdraw(push)
+                refused.append(Refused(draft, push.source, pushed.reason))
+            elif (silenced := self._throttle.admit(push.channel)) is not None:
                 self._log.error("the bus refused a publication", channel=push.channel, reason=pushed.reason, not_shown=silenced)
+        if refused or behind:
+            self._ends = self._refusals.settle(refused, behind, self.begun, self._ends)
 
     def _try(self, call: Callable[[], T]) -> T | None:
         """Bring the bus into order, then call. None where the bus is away, or lost its data too often."""

@@ -3,19 +3,21 @@
 A partition waits, while others go on, as long as
 - its dead letters are not taken, or there are too many on their way (`Hold.DEAD_LETTERS`),
 - its next record has a schema that cannot be had (`Hold.SCHEMA_AWAY`),
-- a record halted it (`Hold.HALTED`).
+- a record halted it (`Hold.HALTED`),
+- the bus refused a publication of it, whose dead letter is not acknowledged (`Hold.REFUSED`): what was behind that is parked.
 Its records that were consumed already wait in the room (bridge/core/waiting.py); those behind them stay in Kafka.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from bridge.core.checkpoint import Checkpoint
 from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.draft import RecordProblem
 from bridge.core.flow import Hold
 from bridge.core.limits import Time
+from bridge.core.parked import Made, Parked
 from bridge.core.record import Partition, Record
 from bridge.core.waiting import WaitingRoom
 from bridge.dead_letters import DeadLetterQueue
@@ -31,6 +33,8 @@ class Partitions:
         self.checkpoint = Checkpoint()
         self.halted: dict[Partition, str] = {}
         """Those that a problem halted, and which."""
+        self.parked: dict[Partition, Parked] = {}
+        """Those that wait for the dead letters of what the bus refused."""
         self._records = records
         self._letters = letters
         self._time = time
@@ -40,7 +44,7 @@ class Partitions:
         self._log = Log("bridge.partitions")
 
     def __repr__(self) -> str:
-        return f"<Partitions {self.room}, {self.checkpoint}, {len(self.halted)} halted>"
+        return f"<Partitions {self.room}, {self.checkpoint}, {len(self.halted)} halted, {len(self.parked)} parked>"
 
     def assign(self, partitions: Sequence[Partition]) -> None:
         """They became ours."""
@@ -55,10 +59,15 @@ class Partitions:
             self._letters.forget(partitions)
         for partition in partitions:
             self.halted.pop(partition, None)
+            self.parked.pop(partition, None)
+
+    def unfinished(self) -> dict[Partition, int]:
+        """The kafka offset of the oldest record of each partition that was consumed and is not done."""
+        return {**self.room.oldest(), **self.checkpoint.unfinished_from(self._records.assigned)}
 
     def leave(self, is_read: Callable[[str], object]) -> None:
         """What was read ahead of topics that are not read any more is left to whoever reads them next."""
-        first = self.room.withdraw({partition for partition in self.room.partitions() if not is_read(partition[0])})
+        first = self.room.withdraw({partition for partition in self.room.oldest() if not is_read(partition[0])})
         if first:
             self._release(first.keys(), Hold.SCHEMA_AWAY)
             self._records.rewind(first)
@@ -100,6 +109,7 @@ class Partitions:
         if partition in self.halted:
             return
         self.halted[partition] = why
+        self.parked.pop(partition, None)
         self._hold([partition], Hold.HALTED)
         self.room.withdraw([partition])
         self._log.error(
@@ -109,23 +119,52 @@ class Partitions:
     def try_halted_again(self, *, rules_changed: bool) -> None:
         """Go on with the oldest unfinished record of each. To be called while nothing is in flight.
 
-        That is the record that halted its partition, or an older one whose dead letters are not acknowledged: they are made anew.
+        That is the record that halted its partition, or an older one whose dead letters are not acknowledged: they are made anew. So is
+        what is parked: it was made by the rules that were.
         """
         halted = set(self.halted)
-        if not halted:
+        again = halted | self.parked.keys()
+        if not again:
             return
         self.halted.clear()
+        self.parked.clear()
         if self._letters:
-            self._letters.forget(halted)
-        self.room.withdraw(halted)
-        self._release(halted, Hold.HALTED)
-        self._records.rewind(self.checkpoint.unfinished_from(halted))
-        self._log.info("halted partitions are tried again", partitions=names(halted), rules_changed=rules_changed)
+            self._letters.forget(again)
+        self.room.withdraw(again)
+        self._release(again, Hold.HALTED)
+        self._release(again, Hold.REFUSED)
+        self._records.rewind(self.checkpoint.unfinished_from(again))
+        if halted:
+            self._log.info("halted partitions are tried again", partitions=names(halted), rules_changed=rules_changed)
+
+    # When the bus refuses a publication.
+
+    def park(self, partition: Partition) -> Parked:
+        """Hold it until its dead letters are acknowledged. Returns what is parked of it, to be added to."""
+        parked = self.parked.get(partition)
+        if parked is None:
+            parked = self.parked[partition] = Parked()
+            self._hold([partition], Hold.REFUSED)
+        return parked
+
+    def park_rest(self, partition: Partition, made: Iterable[Made], ends: Iterable[Record]) -> None:
+        """Park this, too, of a partition that is parked; it is dropped where that halted, or is ours no more."""
+        if (parked := self.parked.get(partition)) is not None:
+            parked.made.extend(made)
+            parked.ends.extend(ends)
+
+    def unpark(self) -> Iterator[tuple[Partition, Parked]]:
+        """The partitions that were parked and flow again, with what comes before anything else of each."""
+        for partition in list(self.parked):
+            if partition in self.parked and not (self._letters and self._letters.has([partition])):
+                parked = self.parked.pop(partition)
+                self._release([partition], Hold.REFUSED)
+                yield partition, parked
 
     # Dead letters.
 
     def put_aside(self, record: Record, letters: Sequence[Sequence[RecordProblem]]) -> None:
-        """Write dead letters of the record whose processing began last: one for each of `letters`, the problems of one route."""
+        """Write dead letters of a record whose processing began: one for each of `letters`, the problems of one route."""
         if self._letters is None or not letters:
             return
         partition = record.topic, record.partition

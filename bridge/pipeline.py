@@ -18,6 +18,7 @@ from bridge.core.decoding import SchemaUnavailableError
 from bridge.core.draft import Draft
 from bridge.core.flow import Hold
 from bridge.core.limits import PipelineSettings, Time
+from bridge.core.parked import Made
 from bridge.core.record import Partition, Record
 from bridge.core.routing import Router
 from bridge.core.tally import Tally
@@ -27,10 +28,15 @@ from bridge.partitions import Partitions, names
 from bridge.ports import Bus, NewRules, Records
 from bridge.progress import Progress
 from bridge.reading import Reader
+from bridge.refusals import Refusals
 from shared.bus.push import Source
 from shared.envelope import NO_TIME
 from shared.errors import ConfigurationError
 from shared.telemetry import Log
+
+_SOON_S = 0.005
+_PARKED_AT_ONCE = 100
+"""Publications that were parked, in one push: where many of them are refused, one after the other, the rest is not pushed in vain."""
 
 
 class Pipeline:
@@ -62,7 +68,7 @@ class Pipeline:
         self.ticked_at = now
         """When the loop last came round: other threads see by it that it lives."""
         self.lag: int | None = None
-        """Looked at with each heartbeat; None while it is not known."""
+        """How many records of its partitions are not done, looked at with each heartbeat; None while it is not known."""
         self._records = records
         self._bus = bus
         self._chain = chain
@@ -77,12 +83,14 @@ class Pipeline:
         """Partitions that a problem halted, and which."""
         self._reader = Reader(router, self.tally, group=None if letters is None else letters.group, clock=time.now)
         self._backoff = Backoff(first_s=settings.first_backoff_s, most_s=settings.most_backoff_s, random=time.random)
+        self._refusals = Refusals(self._partitions, records, self._reader)
         self._delivery = Delivery(
             bus,
             chain,
             records,
             self._checkpoint,
             self.tally,
+            self._refusals,
             backoff=self._backoff,
             clock=time.now,
             max_push=settings.max_push,
@@ -124,9 +132,11 @@ class Pipeline:
         """One turn of the loop."""
         self._tick()
         self._take_new_rules()
+        if self._partitions.parked:
+            self._bring_parked()
         self._partitions.let_go_on(self._reader.why_unreadable)
         if not self._room:
-            self._room.add(self._records.consume(self._batch_records(), self._settings.poll_s))
+            self._room.add(self._records.consume(self._batch_records(), self._poll_s()))
         if self._room:
             self._process()
         self.waiting_for_schema = len(self._room.held(Hold.SCHEMA_AWAY))
@@ -159,23 +169,60 @@ class Pipeline:
                 self._partitions.put_aside(record, verdict.letters)
             if not self._prepare(record, routed.drafts):
                 return
-            if self._delivery.add_end(partition, record.offset) and not self._deliver():
-                return
         self._deliver()
 
     def _prepare(self, record: Record, drafts: Iterable[Draft]) -> bool:
         """Put what becomes of a record into flight; deliver whenever that is full. False where a delivery was given up."""
+        self._delivery.begun = (record,)
         source_id = self._records.source_id((record.topic, record.partition))
         sole_writer = self._records.owns_all
         time_ms = NO_TIME if record.timestamp_ms is None else record.timestamp_ms
         add, offset = self._delivery.add, record.offset
+        drafts = iter(drafts)
         for draft in drafts:
             at_ms = time_ms if draft.time_ms is None else draft.time_ms
             if add(draft, Source(source_id, offset, draft.index), at_ms, sole_writer=sole_writer):
                 if not self._deliver():
                     return False
                 sole_writer = self._records.owns_all  # A delivery that had to wait may have seen a rebalance.
-        return True
+                if self._refusals.left and self._is_left(record):
+                    rest = [
+                        Made(each, Source(source_id, offset, each.index), time_ms if each.time_ms is None else each.time_ms)
+                        for each in drafts
+                    ]
+                    self._partitions.park_rest((record.topic, record.partition), rest, [record])
+                    return True
+        self._delivery.begun = ()
+        return not self._delivery.add_end(record) or self._deliver()
+
+    def _bring_parked(self) -> None:
+        """Go on with partitions of which the bus refused publications, once the dead letters of these are acknowledged."""
+        for partition, parked in self._partitions.unpark():
+            self._delivery.begun = parked.ends
+            for at, made in enumerate(parked.made):
+                is_full = self._delivery.add(*made, sole_writer=self._records.owns_all)
+                if is_full or len(self._delivery) >= _PARKED_AT_ONCE:
+                    if not self._deliver():
+                        return
+                    if self._is_left(parked.ends[0]):
+                        self._partitions.park_rest(partition, parked.made[at + 1 :], parked.ends)
+                        break
+            else:
+                self._delivery.begun = ()
+                for record in parked.ends:
+                    self._delivery.add_end(record)
+                if not self._deliver():
+                    return
+
+    def _is_left(self, record: Record) -> bool:
+        """Whether a record in hand goes no further for now; asked once after each delivery."""
+        left, self._refusals.left = self._refusals.left, []
+        return any(each is record for each in left)
+
+    def _poll_s(self) -> float:
+        """How long to wait for records: not long where parked publications wait for an answer that will be there soon."""
+        is_soon = self._partitions.parked and self.letters is not None and self.letters.away_since is None
+        return _SOON_S if is_soon else self._settings.poll_s
 
     def _deliver(self) -> bool:
         """Bring the batch in flight to the bus, however long that takes. False where the process is told to stop before it is done."""
@@ -301,7 +348,7 @@ class Pipeline:
         if now >= self._next_beat:
             self._next_beat = now + self._settings.beat_interval_s
             self._delivery.beat()
-            self.lag = self._records.lag()
+            self.lag = self._records.lag(self._partitions.unfinished())
 
     def _commit(self, *, wait: bool = False) -> None:
         self._next_commit = self._time.now() + self._settings.commit_interval_s

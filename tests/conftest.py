@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rig import parts, process
 from tests.rig.kafka_server import KafkaCluster
@@ -35,6 +36,11 @@ PART_OF_FIXTURE = {
     "browser_path": Part.BROWSER,
 }
 """A test that uses one of these, itself or through another fixture, runs only where the part is."""
+
+
+# No test may fail because the machine is slow: neither one example nor making them.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_configure() -> None:

@@ -14,6 +14,8 @@ from shared.envelope import Envelope
 from shared.errors import BusUnavailableError, IncarnationError
 from shared.publication import EPOCH_BYTES, ContentType, DeltaFormat
 
+_STOPPING = frozenset((Outcome.FAILED, Outcome.BEHIND))
+_BEHIND = Pushed(Outcome.BEHIND, b"", 0)
 _IDS_BETWEEN = 16
 """So many ids are noted before some are forgotten again."""
 
@@ -126,8 +128,8 @@ class MemoryServer:
         """Whether the shard is what a publisher believes."""
         return self._incarnations.get(shard, (b"", 0))[0] == incarnation
 
-    def publish(self, push: Push, incarnation: bytes) -> Pushed:
-        """As publish.lua for one publication."""
+    def publish(self, push: Push, incarnation: bytes, *, is_behind: bool = False) -> Pushed:
+        """As publish.lua for one publication. `is_behind` one that failed and lets none of its source pass."""
         channel = self._channels.get(push.channel)
         if channel is not None and channel.epoch[:INCARNATION_BYTES] != incarnation:
             channel = None
@@ -135,14 +137,16 @@ class MemoryServer:
             return Pushed(Outcome.FAILED, b"", 0, reason)
         if channel is not None and _is_duplicate(channel, push):
             return Pushed(Outcome.DUPLICATE, channel.epoch, channel.offset)
-        if channel is None or not channel.history or channel.is_keyed != (push.key is not None):
-            if (reason := _lacks_room(None, push)) is not None:
-                return Pushed(Outcome.FAILED, b"", 0, reason)
-            return self._publish_first(channel, push, incarnation)
-        outcome = _refusal(channel, push)
-        if outcome is None and (reason := _lacks_room(channel, push)) is not None:
+        is_there = channel is not None and channel.history and channel.is_keyed == (push.key is not None)
+        there = channel if is_there else None
+        outcome = None if there is None else _refusal(there, push)
+        if outcome is None and (reason := _lacks_room(there, push)) is not None:
             return Pushed(Outcome.FAILED, b"", 0, reason)
-        return self._append(channel, push) if outcome is None else _refuse(channel, push, outcome)
+        if is_behind:
+            return _BEHIND
+        if there is None:
+            return self._publish_first(channel, push, incarnation)
+        return self._append(there, push) if outcome is None else _refuse(there, push, outcome)
 
     def _impossible(self, push: Push) -> str | None:
         """Why the push fails whatever the channel holds, or None."""
@@ -223,6 +227,7 @@ class MemoryBus:
             msg = "OOM"
             raise BusUnavailableError(msg)
         refused: set[int] = set()
+        stopped: dict[tuple[str, bytes], Outcome] = {}
         answers = []
         for push in pushes:
             self._maybe_break()
@@ -230,7 +235,13 @@ class MemoryBus:
             if shard in refused or not self._server.is_incarnation(shard, self._believed[shard]):
                 refused.add(shard)
             else:
-                answers.append(self._server.publish(push, self._believed[shard]))
+                line = push.channel, push.source.id
+                stop = stopped.get(line)
+                is_behind = stop is not None
+                pushed = _BEHIND if stop is Outcome.BEHIND else self._server.publish(push, self._believed[shard], is_behind=is_behind)
+                answers.append(pushed)
+                if pushed.outcome in _STOPPING and push.keep.stops_at_failure and not push.restore:
+                    stopped[line] = pushed.outcome
         if self._server.lost_answers:
             self._server.lost_answers = False
             self._break()

@@ -187,8 +187,8 @@ def replay(
     Correct the rules first. A header tells the bridges of the letter's group to give it only to the route that failed, and of a split
     only the items that failed; bridges of other groups leave it out. [bold]Other consumers of the topic see the record again[/bold]:
     where they must not, name a topic of your own with --to, and consume it with a source of the same routes. Of two letters of one
-    record and route one is played. Each record and the mark that it was replayed are written in one transaction, so a second replay
-    does not play it twice, whatever happens.
+    record and route one is played, with the items of both. Each record and the mark that it was replayed are written in one
+    transaction, so a second replay does not play it twice, whatever happens.
 
     Exit code 0: all were replayed (or there was none); 1: some could not be, or Kafka does not answer; 2: the command line is wrong;
     130: interrupted: what was not told as replayed was not.
@@ -246,10 +246,10 @@ class _Job:
             replayer = Replayer(servers, properties, originals, self._topic, keep_time=not now)
             replayer.open()
             # Only now: what another replay did is marked, and no other one can go on.
-            meant = {each.place for each in self._choose()}
+            meant = {each.place: each.facts.items for each in self._choose()}
             done = failed = 0
             try:
-                for result in replayer.replay(self._reader.letters(meant) if meant else (), targets, to):
+                for result in replayer.replay(self._letters(meant), targets, to):
                     if result.problem:
                         failed += 1
                         typer.echo(f"{result.letter.place}: not replayed: {result.problem}", err=True)
@@ -259,19 +259,32 @@ class _Job:
                 typer.echo(f"{self._topic}: {_count(done)} replayed" + (f", {failed} not" if failed else ""))
         return failed
 
+    def _letters(self, meant: dict[Place, tuple[int | str, ...] | None]) -> Iterator[Letter]:
+        """The letters at these places, with their values, and with these items as theirs."""
+        if meant:
+            yield from (_with_items(letter, meant[letter.place]) for letter in self._reader.letters(meant))
+
     def _choose(self) -> list[Letter]:
-        """The letters that are meant, without their values: one for each record and route, and (unless told so) none that has a mark."""
+        """The letters that are meant, without their values: one for each record and route, and (unless told so) none that has a mark.
+
+        A record has several letters of one route where that failed for some items and the bus refused others: one is played for all.
+        """
         from bridge.adapters.kafka_letters import Mark
 
         marked: set[object] = set()
         found: dict[object, Letter] = {}
+        items: dict[object, tuple[int | str, ...] | None] = {}
         for each in self._reader.scan(self._topic, self._partitions):
             if isinstance(each, Mark):
                 marked.add(each.identity)
-            elif self._takes(each):
+                continue
+            identity, own = each.facts.identity, each.facts.items
+            before = items.get(identity, ())
+            items[identity] = None if own is None or before is None else tuple(dict.fromkeys((*before, *own)))
+            if self._takes(each):
                 self.seen.add(each.place)
-                found.setdefault(each.facts.identity, _without_value(each))
-        chosen = [letter for identity, letter in found.items() if self._again or identity not in marked]
+                found.setdefault(identity, _without_value(each))
+        chosen = [_with_items(letter, items[identity]) for identity, letter in found.items() if self._again or identity not in marked]
         return sorted(chosen, key=_age)
 
     def _ask(self, to: str | None) -> None:
@@ -388,6 +401,12 @@ def _without_value(letter: Letter) -> Letter:
     from msgspec.structs import replace
 
     return replace(letter, record=replace(letter.record, value=None))
+
+
+def _with_items(letter: Letter, items: tuple[int | str, ...] | None) -> Letter:
+    from msgspec.structs import replace
+
+    return replace(letter, facts=replace(letter.facts, items=items))
 
 
 _NEVER = datetime.min.replace(tzinfo=UTC)

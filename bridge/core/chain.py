@@ -220,6 +220,13 @@ class DeltaChain:
         else:
             entry.trusted = -1
 
+    def withdraw(self, push: Push) -> None:
+        """It was not published, and is not to be put back as the newest either: it is tried again, or put aside."""
+        place = place_of(push)
+        entry = self._entries.get(place)
+        if entry is not None and entry.source == push.source:
+            self._drop(place)
+
     def distrust(self) -> None:
         """Other bridges may publish, or may have published, on our channels: skip nothing until it is confirmed anew."""
         self._generation += 1
@@ -437,4 +444,5 @@ def _keep(settings: ChannelSettings) -> Keep:
         settings.id_window_ms or _NO_END_MS,
         settings.id_count or _NO_COUNT,
         settings.max_key_bytes or _NO_BYTES,
+        settings.stops_at_failure,
     )

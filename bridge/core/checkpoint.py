@@ -31,7 +31,7 @@ class Checkpoint:
         progress.newest = offset
 
     def owe(self, partition: Partition, offset: int, letters: int) -> None:
-        """The record that was just tracked is done only after `done` was called for each of its dead letters, too."""
+        """A record that was tracked and is not done is so only after `done` was called for each of these dead letters, too."""
         progress = self._progress.get(partition)
         if progress is not None and letters:
             progress.owed[offset] = progress.owed.get(offset, 0) + letters

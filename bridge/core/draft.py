@@ -39,6 +39,8 @@ class ChannelSettings(msgspec.Struct, frozen=True):
     """Where drafts have an `id`: one that was seen so long ago, or less, by Kafka's time, is repeated."""
     id_count: int = 100_000
     """So many of the ids seen last are known, and a few more."""
+    stops_at_failure: bool = False
+    """What the bus refuses for good is put aside, or halts its partition: until then nothing of the same source may overtake it."""
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +53,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     """Among the publications of this record on this channel, from 0."""
     settings: ChannelSettings
     route: str
+    place: int | str | None = None
+    """The item's place in what `split` gave; None where it is the whole record."""
     key: bytes | None = None
     """On keyed channels, and only there (at most shared.envelope.MAX_KEY_BYTES)."""
     tags: bytes = b""

@@ -17,6 +17,8 @@ class Hold(StrEnum):
     """A record that a route cannot handle, and the route says `on_error: halt`."""
     DEAD_LETTERS = "dead-letters"
     """Dead letters of it are not acknowledged, and there is no room for more or their topic does not take them."""
+    REFUSED = "refused"
+    """The bus refused a publication of it for good, and its dead letter is not acknowledged."""
     UNSUBSCRIBED = "unsubscribed"
     """The rules read its topic no more, and Kafka has not taken it away yet."""
     SCHEMA_AWAY = "schema-away"

@@ -89,6 +89,14 @@ class Router:
             runner.run(visit)
         return routed
 
+    def refusal(self, record: Record, draft: Draft, reason: str) -> RecordProblem:
+        """The problem of a draft of `record`, made by these rules, that the bus refused for good."""
+        route = next(runner.route for runner in self._runners if runner.route.name == draft.route)
+        what = f"the bus refused it on channel {draft.channel}: {reason}"
+        if draft.place is None:
+            return _problem(route, record, what)
+        return _problem(route, record, f"{_item(draft.place)}: {what}", (draft.place,))
+
     def routes_of(self, topic: str) -> list[str]:
         """The names of the routes that records of `topic` come to."""
         return [runner.route.name for runner in self._runners_of(topic)]
@@ -275,7 +283,7 @@ class _RouteRunner:
                 if told > MAX_PROBLEMS_A_ROUTE:
                     more.append(index)
                 else:
-                    self._tell(visit, f"item {index if isinstance(index, int) else repr(index[:40])}: {error}", (index,))
+                    self._tell(visit, f"{_item(index)}: {error}", (index,))
         if more:
             self._tell(visit, f"{len(more)} more items have problems", tuple(more[:MAX_ITEMS]), items=len(more))
 
@@ -298,20 +306,28 @@ class _RouteRunner:
             self._cap.admit(names)
         visit.budget -= size
         visit.routed.filtered += not names
-        settings, route_name = route.settings, route.name
+        settings, route_name, place = route.settings, route.name, visit.scope.index
         for name in names:
             index = counts.get(name, 0)
             counts[name] = index + 1
             if marked is UNMARKED:  # By far the most: it need not be taken apart.
-                drafts.append(Draft(name, payload, content_type, index, settings, route_name))
+                drafts.append(Draft(name, payload, content_type, index, settings, route_name, place))
             else:
-                drafts.append(Draft(name, payload, content_type, index, settings, route_name, *marked))
+                drafts.append(Draft(name, payload, content_type, index, settings, route_name, place, *marked))
 
     def _tell(self, visit: _Visit, what: str, places: tuple[int | str, ...] = (), *, items: int = 1) -> None:
-        route = self.route
-        message = f"{visit.record.where}: route {route.name}: {what}"
-        place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
-        visit.routed.problems.append(RecordProblem(route.name, route.on_error, message, what, places, items, place))
+        visit.routed.problems.append(_problem(self.route, visit.record, what, places, items=items))
+
+
+def _problem(route: Route, record: Record, what: str, places: tuple[int | str, ...] = (), *, items: int = 1) -> RecordProblem:
+    message = f"{record.where}: route {route.name}: {what}"
+    place = route.source.dead_letters if route.on_error is OnError.DEAD_LETTER else None
+    return RecordProblem(route.name, route.on_error, message, what, places, items, place)
+
+
+def _item(place: int | str) -> str:
+    """An item, as problems name it."""
+    return f"item {place if isinstance(place, int) else repr(place[:40])}"
 
 
 def _of_key(problem: str) -> str:

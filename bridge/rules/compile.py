@@ -241,6 +241,7 @@ def _settings(model: RouteModel, defaults: SettingsModel) -> ChannelSettings:
         max_key_bytes=pick("max_key_bytes", _DEFAULTS.max_key_bytes),
         id_window_ms=_DEFAULTS.id_window_ms if model.id is None or model.id.window is None else model.id.window,
         id_count=_DEFAULTS.id_count if model.id is None or model.id.count is None else model.id.count,
+        stops_at_failure=pick("on_error", OnError.SKIP) is not OnError.SKIP,
     )
 
 

@@ -8,12 +8,13 @@
 --   ARGV    meta (packed, see META and MORE), the rest of its full envelope, the rest of its delta envelope or ''; and where its meta
 --           has a second part: its key ('' on a channel that is not keyed)
 --
--- Returns three values a publication: outcome, epoch, offset; or for one that failed FAILED, the reason, 0.
+-- Returns three values a publication: outcome, epoch, offset; or for one that failed FAILED, the reason, 0. Behind one that failed and
+-- whose meta says that it stops, those of its source on its channel either fail too, or are BEHIND: they are not even tried.
 
 local META, META_BYTES = '>BI4I4I8I8c8c8i8I8I4c12', 73
 -- flags, history size, history bytes, history age in ms, ttl in ms, payload hash, base hash, Kafka time, Kafka offset, index, source
-local MORE = '>BBBBI4I8I8I4dc16'
--- is keyed, is a deletion, has a version, has an id, most keys, most bytes of all keys, window of ids in ms, most ids, version, id
+local MORE = '>BBBBI4I8I8I4dc16B'
+-- is keyed, is a deletion, has a version, has an id, most keys, most bytes of all keys, window of ids in ms, most ids, version, id, stops
 local STATE = '>c12I8c8i8I8B'
 -- epoch, offset, payload hash, Kafka time, bytes in the history, kind + 4 where versions are kept + 8 where ids are kept
 local LONG_STATE = STATE .. 'I8BI8'
@@ -22,7 +23,8 @@ local LONG_STATE = STATE .. 'I8BI8'
 local PREFIX, PREFIX_BYTES = '>Bc12I8I8', 29
 -- of an envelope: version, epoch, offset, base offset
 local ONLY_CHANGED, RESTORE = 1, 2
-local DUPLICATE, UNCHANGED, FULL, DELTA, FAILED, STALE, REPEATED = 0, 1, 2, 3, 4, 5, 6
+local DUPLICATE, UNCHANGED, FULL, DELTA, FAILED, STALE, REPEATED, BEHIND = 0, 1, 2, 3, 4, 5, 6, 7
+local SOURCE_AT = META_BYTES - 11 -- in a meta
 local KEPT_AT = 45 -- in a state
 local OFFSET_AT, TIME_AT, HASH_AT, HASH_END, KIND_DIVISOR = 14, 31, 39, 46, 4
 local KEYED, VERSIONS, IDS = 2, 4, 8
@@ -37,6 +39,7 @@ if not stored or sub(stored, 1, 6) ~= ARGV[1] then
 end
 local fresh_epoch = ARGV[1] .. ARGV[2]
 local changes_of_kind = 0
+local only_look = false -- whether an earlier one of this source on this channel failed, so that this one may not be published
 local now -- by Redis' clock, in ms since 1970, where it was needed
 
 -- Writes nothing, but fails where Redis is full. Redis asks itself that only before a script's first write, and only if that write
@@ -289,6 +292,9 @@ local function make_publish_more()
     end
     find_base()
     local outcome, reason = judge()
+    if only_look and outcome ~= FAILED then
+      return BEHIND, '', 0
+    end
     if id and has_ids and is_repeated(not outcome or outcome == UNCHANGED) then
       outcome = REPEATED
     end
@@ -390,6 +396,7 @@ end
 
 local answers = {}
 local full_bus
+local stopped -- the channels and sources of which one failed that stops: FAILED; or BEHIND, once one of them would have been published
 local key_at, argument_at, answer_at, last_key = 2, 3, 1, #KEYS
 while key_at <= last_key do
   local meta, full, delta = ARGV[argument_at], ARGV[argument_at + 1], ARGV[argument_at + 2]
@@ -403,7 +410,13 @@ while key_at <= last_key do
     if has_more then
       publish_more = publish_more or make_publish_more()
       local head, history, keys, versions, ids = spread(KEYS, key_at, key_at + 4)
-      ok, outcome, epoch, offset = pcall(publish_more, meta, head, history, keys, versions, ids, full, delta, ARGV[argument_at + 3])
+      local stop = stopped and stopped[head .. sub(meta, SOURCE_AT, META_BYTES)]
+      if stop == BEHIND then
+        ok, outcome, epoch, offset = true, BEHIND, '', 0
+      else
+        only_look = stop == FAILED
+        ok, outcome, epoch, offset = pcall(publish_more, meta, head, history, keys, versions, ids, full, delta, ARGV[argument_at + 3])
+      end
     else
       ok, outcome, epoch, offset = pcall(publish, KEYS[key_at], KEYS[key_at + 1], meta, full, delta)
     end
@@ -411,6 +424,10 @@ while key_at <= last_key do
       local reason = type(outcome) == 'table' and outcome.err or tostring(outcome)
       outcome, epoch, offset = FAILED, reason, 0
       full_bus = string.find(reason, 'OOM', 1, true) and reason
+    end
+    if (outcome == FAILED or outcome == BEHIND) and has_more and byte(meta, -1) == 1 then
+      stopped = stopped or {}
+      stopped[KEYS[key_at] .. sub(meta, SOURCE_AT, META_BYTES)] = outcome
     end
   end
   answers[answer_at], answers[answer_at + 1], answers[answer_at + 2] = outcome, epoch, offset

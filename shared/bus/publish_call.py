@@ -14,7 +14,7 @@ ANSWERS_A_PUSH = 3
 """Outcome, epoch, offset."""
 
 _META = struct.Struct(">BIIQQ8s8sqQI12s")
-_MORE = struct.Struct(">????IQQId16s")
+_MORE = struct.Struct(">????IQQId16s?")
 _NO_HASH = bytes(8)
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
@@ -96,5 +96,6 @@ def _more_arguments(push: Push) -> tuple[bytes, bytes, bytes, bytes]:
         keep.id_count,
         push.version or 0.0,
         push.id,
+        keep.stops_at_failure and not push.restore,
     )
     return meta + more, full, delta, push.key or b""

@@ -12,13 +12,15 @@ from typing import NamedTuple
 import msgspec
 import redis
 
-from shared.bus.batches import Batch, rounds_of
+from shared.bus.batches import Batch, Line, line_of, rounds_of, without_stopped
 from shared.bus.connection import ServerConnection, is_passing
 from shared.bus.layout import BusLayout, check_layout, decode_layout
 from shared.bus.placement import Placement, Servers
 from shared.bus.publish_call import ANSWERS_A_PUSH, Word, add_pushes, read_answer
 from shared.bus.push import Outcome, Push, Pushed
 from shared.errors import BusError, BusLayoutError, BusUnavailableError, IncarnationError
+
+_BEHIND = Pushed(Outcome.BEHIND, b"", 0)
 
 
 class BusPublisher:
@@ -80,17 +82,19 @@ class BusPublisher:
         """
         self._require_open()
         answers: dict[int, Pushed] = {}
+        stopped: set[Line] = set()
         # One batch a shard and round: a batch that overtook a failed one would make its publications duplicates, and so lose them.
         for batches in rounds_of(pushes, self.layout):
-            calls = [self._call(batch, pushes) for batch in batches]
+            calls = [self._call(batch, pushes) for batch in (without_stopped(batches, pushes, stopped) if stopped else batches)]
             try:
-                self._exchange(calls, answers)
+                failed = self._exchange(calls, answers)
             except BusUnavailableError:
                 # Answers still under way on the other connections must not be taken for later ones.
                 for call in calls:
                     call.server.disconnect()
                 raise
-        return [answers[at] for at in range(len(pushes))]
+            stopped.update(line_of(pushes[at]) for at in failed if pushes[at].keep.stops_at_failure and not pushes[at].restore)
+        return [answers.get(at, _BEHIND) for at in range(len(pushes))] if stopped else [answers[at] for at in range(len(pushes))]
 
     def beat(self) -> list[int]:
         """Publish a heartbeat on each shard. Returns the shards that have another incarnation than this publisher believes in: reopen them.
@@ -127,19 +131,21 @@ class BusPublisher:
         server = self._homes[batch.shard]
         return _Call(server, batch, ("EVALSHA", server.scripts.publish.sha, len(keys), *keys, *arguments))
 
-    def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> None:
-        """Send every call, then read every answer; only then say what went wrong."""
+    def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> list[int]:
+        """Send every call, then read every answer; only then say what went wrong. Returns the pushes that failed for good."""
         for call in calls:
             call.server.send(*call.command)
         refused: list[int] = []
+        failed: list[int] = []
         failure = ""
         for call in calls:
             answer = call.server.read()
             if not isinstance(answer, redis.ResponseError):
                 for at, member in enumerate(call.batch.members):
                     answers[member] = pushed = read_answer(*answer[ANSWERS_A_PUSH * at : ANSWERS_A_PUSH * (at + 1)])
-                    if pushed.outcome is Outcome.FAILED and is_passing(pushed.reason):
-                        failure = pushed.reason
+                    if pushed.outcome is Outcome.FAILED:
+                        failed.append(member)
+                        failure = pushed.reason if is_passing(pushed.reason) else failure
             elif str(answer).startswith("INCARNATION"):
                 refused.append(call.batch.shard)
             else:
@@ -149,6 +155,7 @@ class BusPublisher:
             raise BusUnavailableError(msg)
         if refused:
             raise IncarnationError(refused)
+        return failed
 
     def _check_layout(self, server: ServerConnection) -> None:
         wanted = server.home.says

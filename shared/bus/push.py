@@ -30,6 +30,9 @@ class Outcome(IntEnum):
     """Its version is not newer than that of the channel (of the key): nothing was published. Its source counts as published."""
     REPEATED = 6
     """Its id was published within the window: nothing was published. Its source counts as published."""
+    BEHIND = 7
+    """An earlier one of its source on the channel failed in the same push, and `Keep.stops_at_failure`: nothing was done. Push it again
+    once the one that failed needs no more attempt."""
 
 
 class Source(NamedTuple):
@@ -58,6 +61,9 @@ class Keep(msgspec.Struct, frozen=True):
     """So many of the ids seen last are known, and a few more: older ones are forgotten now and then."""
     max_key_bytes: int = 268_435_456
     """Of a keyed channel: of the newest publications of all its keys, as they are stored. A publication that would make them more fails."""
+    stops_at_failure: bool = False
+    """Whether a publication that fails lets no later one of its source on the channel pass within the same push. With one that passed, the
+    one that failed would be a duplicate when it comes again, and nobody would hear of it any more. Not for restores."""
 
 
 class Push(msgspec.Struct, frozen=True, gc=False):

@@ -53,7 +53,7 @@ def value(number: int) -> bytes:
 def draft(key: str | None, payload: bytes | None, of: ChannelSettings = KEYED, channel: str = "fleet", **changes: Any) -> Draft:
     """A draft; no payload makes a deletion."""
     content_type = ContentType.JSON if payload is not None else ContentType.NONE
-    return Draft(channel, payload or b"", content_type, 0, of, "route", None if key is None else key.encode(), **changes)
+    return Draft(channel, payload or b"", content_type, 0, of, "route", None, None if key is None else key.encode(), **changes)
 
 
 class TestKeys:

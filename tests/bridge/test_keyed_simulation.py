@@ -69,7 +69,7 @@ class Bridge:
         for offset, record in records:
             content_type = ContentType.JSON if record.value is not None else ContentType.NONE
             version = record.version if self._versioned else None
-            draft = Draft(CHANNEL, record.value or b"", content_type, 0, self._settings, "route", record.key, version=version)
+            draft = Draft(CHANNEL, record.value or b"", content_type, 0, self._settings, "route", None, record.key, version=version)
             pushes += self.chain.prepare(draft, Source(source_of(number), offset, 0), NO_TIME, sole_writer=sole_writer)
         while True:
             self.open(pushes)

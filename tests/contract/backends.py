@@ -226,11 +226,11 @@ class RedisBackend:
     def _listen(self) -> None:
         self._pubsub = self.client.pubsub()
         self._pubsub.psubscribe("*")
-        assert self._pubsub.get_message(timeout=5) is not None
+        assert self._pubsub.get_message(timeout=60) is not None
 
     def _drain(self) -> None:
         self.client.publish("end", b"")
-        while (message := self._pubsub.get_message(timeout=5)) is not None:
+        while (message := self._pubsub.get_message(timeout=60)) is not None:
             name = message["channel"].decode()
             if name == "end":
                 return
@@ -317,7 +317,7 @@ class ClusterBackend:
             end = f"{{{shards[0]}}}:end"
             for name in [*(LAYOUT.head_key(channel) for channel in CHANNELS if LAYOUT.shard_of(channel) in shards), end]:
                 pubsub.ssubscribe(name)
-                assert pubsub.get_message(timeout=5) is not None
+                assert pubsub.get_message(timeout=60) is not None
             self._ears.append((client, pubsub, end))
 
     def _stop_listening(self) -> None:
@@ -329,7 +329,7 @@ class ClusterBackend:
     def _drain(self) -> None:
         for client, pubsub, end in self._ears:
             client.execute_command("SPUBLISH", end, b"")
-            while (message := pubsub.get_message(timeout=5)) is not None:
+            while (message := pubsub.get_message(timeout=60)) is not None:
                 name = message["channel"].decode()
                 if name == end:
                     break

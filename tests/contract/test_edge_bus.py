@@ -166,7 +166,7 @@ def run_in(request: pytest.FixtureRequest) -> RunIn:
 
     def run(test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
-            async with asyncio.timeout(60), make() as world:
+            async with asyncio.timeout(200), make() as world:
                 await test(world)
 
         asyncio.run(main())
@@ -215,7 +215,7 @@ async def read_all_keys(bus: Bus, channel: str, count: int) -> tuple[dict[bytes,
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until the bus answers."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(BusUnavailableError):
                 return await ask()

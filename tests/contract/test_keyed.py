@@ -13,7 +13,7 @@ from shared.publication import ContentType, Kind, payload_hash
 from tests.contract.backends import OTHER_SOURCE, Backend, make_keyed, make_push
 from tests.contract.test_bus import DELTA, DUPLICATE, FAILED, FULL, UNCHANGED, opened, push_one, summary
 
-STALE, REPEATED = Outcome.STALE, Outcome.REPEATED
+STALE, REPEATED, BEHIND = Outcome.STALE, Outcome.REPEATED, Outcome.BEHIND
 
 
 def state(bus: Backend, channel: str = "k:1") -> dict[str, tuple[int, bytes]]:
@@ -99,6 +99,35 @@ class TestKeys:
         assert push_one(publisher, make_keyed("b", None, 5, keep=keep)).outcome is FULL
         assert push_one(publisher, make_keyed("c", b"x" * 200, 6, keep=keep)).outcome is FULL
         assert set(state(bus)) == {"a", "c"}
+
+    def test_nothing_of_the_same_source_overtakes_one_that_failed_and_stops(self, bus: Backend):
+        publisher = opened(bus)
+        keep = Keep(max_keys=1, stops_at_failure=True)
+        pushes = [make_keyed(key, b"1", number, keep=keep) for number, key in enumerate("abcad")]
+        pushes.append(make_keyed("a", None, 5, keep=keep))
+        pushes.append(make_keyed("a", b"other source", 9, source=OTHER_SOURCE, keep=keep))
+        pushes.append(make_keyed("a", b"other channel", 9, channel="k:2", keep=keep))
+        answers = publisher.push(pushes)
+        # Those that fail all the same do so at once; from the first one on that would not, all wait.
+        assert [pushed.outcome for pushed in answers] == [FULL, FAILED, FAILED, BEHIND, BEHIND, BEHIND, FULL, FULL]
+        # They are tried again, and are no duplicates; what failed is, from then on.
+        again = publisher.push(pushes[3:6])
+        assert [pushed.outcome for pushed in again] == [FULL, FAILED, BEHIND]
+        assert [pushed.outcome for pushed in publisher.push([pushes[4]])] == [FAILED]
+        assert [pushed.outcome for pushed in publisher.push([pushes[5], pushes[4]])] == [FULL, DUPLICATE]
+
+    def test_not_in_a_later_batch_of_the_same_push_either(self, bus: Backend):
+        publisher = opened(bus)
+        keep = Keep(max_keys=1, stops_at_failure=True)
+        keys = ["a", "b", *["a"] * 500]
+        answers = publisher.push([make_keyed(key, b"%d" % number, number, keep=keep) for number, key in enumerate(keys)])
+        assert [pushed.outcome for pushed in answers] == [FULL, FAILED, *[BEHIND] * 500]
+
+    def test_restores_do_not_stop(self, bus: Backend):
+        publisher = opened(bus)
+        keep = Keep(max_keys=1, stops_at_failure=True)
+        answers = publisher.push([make_keyed(key, b"1", number, keep=keep, restore=True) for number, key in enumerate("aba")])
+        assert [pushed.outcome for pushed in answers] == [FULL, FAILED, FULL]
 
     def test_beyond_a_limit_that_was_lowered_values_may_still_become_smaller(self, bus: Backend):
         publisher = opened(bus)

@@ -153,7 +153,7 @@ class Reader:
         self._channel = channel
         self._pubsub: Any = bus.client.pubsub()
         self._pubsub.subscribe(LAYOUT.head_key(channel))
-        assert self._pubsub.get_message(timeout=5)["type"] == "subscribe"
+        assert self._pubsub.get_message(timeout=60)["type"] == "subscribe"
         state: Any = bus.client.hget(LAYOUT.head_key(channel), "p")
         self.epoch, self.offset = state[:12], int.from_bytes(state[12:20], "big")
         self.state: dict[bytes, Envelope] = {}
@@ -175,7 +175,7 @@ class Reader:
     def catch_up(self, offset: int) -> None:
         """Apply what was published since the position was read, up to this offset."""
         while self.offset < offset:
-            message = self._pubsub.get_message(timeout=5)
+            message = self._pubsub.get_message(timeout=60)
             assert message is not None
             entry = envelope.decode(message["data"])
             assert entry.key is not None

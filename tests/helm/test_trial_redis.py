@@ -40,7 +40,7 @@ class TrialRedis(NamedTuple):
 
     def connect(self, user: str) -> redis.Redis:
         """A client of redis-py."""
-        return redis.Redis(port=self.port, username=user, password=self.passwords[user], socket_timeout=5, protocol=3)
+        return redis.Redis(port=self.port, username=user, password=self.passwords[user], socket_timeout=30, protocol=3)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_bridge_and_edge_need_no_more_than_their_users_may(trial: TrialRedis, tm
         def is_well() -> bool:
             publisher.beat()
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{internal}/health/ready", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{internal}/health/ready", timeout=30) as answer:
                     return bool(json.load(answer)["status"] == "ok")
             except urllib.error.HTTPError as not_yet:
                 not_yet.close()
@@ -88,9 +88,9 @@ def test_bridge_and_edge_need_no_more_than_their_users_may(trial: TrialRedis, tm
 
         wait_until(is_well, what="the edge being well", ignore=(OSError,), state=edge.tail)
         with open_websocket(f"ws://127.0.0.1:{public}/v1/ws?channels=bus:1,bus:2", proxy=None) as client:
-            first = json.loads(client.recv(timeout=10))
+            first = json.loads(client.recv(timeout=60))
             publisher.push([push_of("bus:2", b'{"n":2}')])
-            second = json.loads(client.recv(timeout=10))
+            second = json.loads(client.recv(timeout=60))
         assert [(one["channel"], one["data"]) for one in (first, second)] == [("bus:1", {"n": 1}), ("bus:2", {"n": 2})]
         edge.terminate()
     publisher.close()
@@ -136,7 +136,7 @@ def test_the_edge_reads_and_subscribes(trial: TrialRedis) -> None:
     assert len(edge.info("server")["run_id"]) == 40
     with edge.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe("d:{0}:c:news")
-        listener.get_message(timeout=5)
+        listener.get_message(timeout=60)
         assert trial.connect("bridge").publish("d:{0}:c:news", "hello") == 1
         heard = next(one for one in listener.listen() if one["type"] == "message")
         assert heard["data"] == b"hello"

@@ -210,3 +210,35 @@ def test_a_topic_that_does_not_exist_and_may_not_be_made(letters: KafkaDeadLette
 def test_properties_that_contradict_are_told_at_the_start(kafka: KafkaCluster):
     with pytest.raises(ConfigurationError, match=r"for dead letters: .*max.in.flight"):
         KafkaDeadLetters(kafka.bootstrap_servers, {"max.in.flight": "10"}).check()
+
+
+def test_what_the_bus_refuses_is_put_aside_and_its_replay_is_published_where_there_is_room(
+    kafka: KafkaCluster, topic: str, start_bridge: StartBridge, start_project: StartProject, unique_name: str,
+    redis_server: RedisServer, tmp_path: Path
+):  # fmt: skip
+    rules = tmp_path / "rules.yaml"
+    text = (
+        f"version: 1\nsources:\n  - {{name: s, topics: [{topic}]}}\n"
+        "routes:\n  - {name: r, split: value, channel: table, kind: keyed, key: item.id, max_keys: 2, on_error: dead-letter}\n"
+        "  - {name: feed, channel: feed, kind: stream}\n"
+    )
+    rules.write_text(text)
+    kafka.produce(topic, [b'[{"id":"a"},{"id":"b"}]', b'[{"id":"a","at":1},{"id":"c","at":1},{"id":"b","at":1}]', b'[{"id":"a","at":2}]'])
+    bridge = start_bridge(rules)
+    wait_until(lambda: kafka.committed(unique_name, topic) == 3, what="all records committed", timeout_s=60)
+    [letter] = kafka.consume(f"{topic}.dead-letters", 1)
+    facts = facts_of(letter)
+    assert (facts.offset, facts.route, facts.items) == (1, "r", (1,))
+    assert "as many keys as it may: 2" in facts.error
+    with redis_server.client() as client:
+        assert client.hlen(LAYOUT.keys_key("table")) == 2
+        assert client.llen(LAYOUT.history_key("table")) == 5
+    bridge.terminate()
+    rules.write_text(text.replace("max_keys: 2", "max_keys: 3"))
+    start_bridge(rules)
+    replay = ("dead-letters", "replay", "--all", "--yes", "--rules", rules, "--bootstrap-servers", kafka.bootstrap_servers)
+    assert start_project("bridge", *replay).wait(60) == 0
+    with redis_server.client() as client:
+        wait_until(lambda: client.hlen(LAYOUT.keys_key("table")) == 3, what="the key that had no room", timeout_s=30)
+        assert client.llen(LAYOUT.history_key("table")) == 6
+        assert client.llen(LAYOUT.history_key("feed")) == 3

@@ -109,7 +109,8 @@ def rss_bytes(edge: EdgeProcess) -> int:
 
 
 def calls(redis_url: str, command: str) -> int:
-    stats: Any = redis.Redis.from_url(redis_url).info("commandstats")
+    with redis.Redis.from_url(redis_url) as client:
+        stats: Any = client.info("commandstats")
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 

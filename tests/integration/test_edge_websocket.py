@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.rig.pusher import Pusher
 CHANNEL = "test:1"
 
 StartEdge = Callable[..., str]
+MakePusher = Callable[..., Pusher]
 
 
 @pytest.fixture
@@ -34,10 +36,16 @@ def start_edge(start_project: StartProject, redis_url: str) -> StartEdge:
     return start
 
 
-def test_of_a_storm_some_are_served_and_the_others_told_when_to_come_back(start_edge: StartEdge, redis_url: str) -> None:
+@pytest.fixture
+def make_pusher(redis_url: str) -> Iterator[MakePusher]:
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(contextlib.closing(Pusher(redis_url, CHANNEL, **options)))
+
+
+def test_of_a_storm_some_are_served_and_the_others_told_when_to_come_back(start_edge: StartEdge, make_pusher: MakePusher) -> None:
     rate = 5
     url = f"{start_edge('--max-connects-per-s', rate)}?channels={CHANNEL}"
-    pusher = Pusher(redis_url, CHANNEL)
+    pusher = make_pusher()
 
     async def check() -> None:
         begun = time.monotonic()
@@ -91,9 +99,9 @@ OFFERS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_compressed_for_those_who_offer_it_plain_for_the_others(start_edge: StartEdge, redis_url: str) -> None:
+def test_compressed_for_those_who_offer_it_plain_for_the_others(start_edge: StartEdge, make_pusher: MakePusher) -> None:
     url = start_edge("--deflate")
-    pusher = Pusher(redis_url, CHANNEL, padding=3_000)
+    pusher = make_pusher(padding=3_000)
 
     async def check() -> None:
         offers = [[ClientPerMessageDeflateFactory(**offer)] for offer in OFFERS.values()]

@@ -86,10 +86,8 @@ def workers(start_project: StartProject, redis_url: str) -> Workers:
 @pytest.fixture
 def pusher(redis_url: str) -> Iterator[Pusher]:
     # So slowly that one who is away for some seconds has not missed more than an edge sends at once.
-    pusher_ = Pusher(redis_url, CHANNEL, interval_s=0.02)
-    yield pusher_
-    if pusher_._thread.is_alive():
-        pusher_.stop()
+    with contextlib.closing(Pusher(redis_url, CHANNEL, interval_s=0.02)) as pusher_:
+        yield pusher_
 
 
 def is_alive(pid: int) -> bool:
@@ -105,7 +103,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_clients_get_everythi
 
     async def check() -> None:
         async with AsyncExitStack() as stack:
-            bare = [await stack.enter_async_context(connect(f"{workers.url}/v1/ws?channels={CHANNEL}")) for _ in range(30)]
+            bare = [await come(workers, stack) for _ in range(30)]
             followers = [await stack.enter_async_context(Follower(workers.url, [CHANNEL])) for _ in range(6)]
             for follower in followers:
                 await follower.joined()
@@ -154,11 +152,16 @@ async def read_until_closed(client: ClientConnection) -> list[object]:
     return [message["data"] for message in await read_all(client)]
 
 
+async def come(workers: Workers, stack: AsyncExitStack) -> ClientConnection:
+    """A bare client. It sends no pings: while a test does not read from it, it would not see their answers."""
+    return await stack.enter_async_context(connect(f"{workers.url}/v1/ws?channels={CHANNEL}", ping_interval=None, open_timeout=60))
+
+
 async def newcomers_of(workers: Workers, number: int, stack: AsyncExitStack) -> list[ClientConnection]:
     """Connect until this worker has a client, too."""
     newcomers: list[ClientConnection] = []
     while not (await asyncio.to_thread(workers.connections))[number]:
-        newcomers.append(await stack.enter_async_context(connect(f"{workers.url}/v1/ws?channels={CHANNEL}")))
+        newcomers.append(await come(workers, stack))
     return newcomers
 
 
@@ -204,7 +207,7 @@ def test_a_signal_drains_all_workers(workers: Workers, pusher: Pusher, stop: Cal
 
     async def check() -> None:
         async with AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(connect(f"{workers.url}/v1/ws?channels={CHANNEL}")) for _ in range(20)]
+            clients = [await come(workers, stack) for _ in range(20)]
             clients += await everywhere(workers, stack)
             pids = workers.all_pids().values()
             stop(edge)

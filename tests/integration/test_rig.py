@@ -88,11 +88,9 @@ class TestRedis:
 
     def test_answers_nothing_while_paused(self, start_redis: StartRedis):
         server = start_redis()
-        with server.client(timeout_s=0.2) as client:
+        server.pause()
+        with server.client(timeout_s=0.2) as client, pytest.raises(redis.TimeoutError):
             client.ping()
-            server.pause()
-            with pytest.raises(redis.TimeoutError):
-                client.ping()
         server.resume()
         with server.client() as client:
             assert client.ping()

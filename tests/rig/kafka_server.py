@@ -187,7 +187,11 @@ class KafkaCluster:
         """Grow a topic to `total` partitions."""
         admin = self.admin()
         admin.create_partitions([NewPartitions(name, total)])[name].result(_ANSWER_S)
-        wait_until(lambda: self._partitions_with_leader(admin, name) == total, what=f"{total} partitions of topic {name}")
+        wait_until(
+            lambda: self._partitions_with_leader(admin, name) == total,
+            what=f"{total} partitions of topic {name}",
+            ignore=(KafkaException,),
+        )
 
     def topic_id(self, name: str) -> str:
         """The id that a topic has until it is deleted; the next of that name has another."""

@@ -19,7 +19,10 @@ from shared.publication import ContentType, Kind, payload_hash
 
 
 class Pusher:
-    """Opens the bus; `push` publishes. As a context manager it goes on pushing in the background: what was pushed is in `pushed`."""
+    """Opens the bus, until `close`; `push` publishes. As a context manager it goes on pushing in the background.
+
+    What was pushed is in `pushed`.
+    """
 
     def __init__(self, url: str, channel: str, *, padding: int = 0, interval_s: float = 0.005) -> None:
         self.pushed: list[object] = []
@@ -55,6 +58,12 @@ class Pusher:
         """Push no more in the background."""
         self._ended.set()
         self._thread.join()
+
+    def close(self) -> None:
+        """Push no more, and leave the bus."""
+        if self._thread.is_alive():
+            self.stop()
+        self._bus.close()
 
     def _work(self) -> None:
         beat_at = 0.0

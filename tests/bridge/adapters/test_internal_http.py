@@ -42,7 +42,7 @@ class Internal:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{self.server.address}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{self.server.address}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

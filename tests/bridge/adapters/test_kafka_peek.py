@@ -20,14 +20,14 @@ def producer() -> Producer:
     for number in range(40):
         producer.produce("numbers", str(number).encode(), partition=number % 3, timestamp=1000 + number)
     producer.produce("one", b"only", partition=0)
-    producer.list_topics("empty", timeout=10)
+    producer.list_topics("empty", timeout=60)
     assert producer.flush(10) == 0
     return producer
 
 
 @pytest.fixture
 def servers(producer: Producer) -> str:
-    [broker] = producer.list_topics(timeout=10).brokers.values()
+    [broker] = producer.list_topics(timeout=60).brokers.values()
     return f"{broker.host}:{broker.port}"
 
 

@@ -51,7 +51,7 @@ def told() -> Told:
 
 @pytest.fixture
 def records(producer: Producer, told: Told) -> Iterator[KafkaRecords]:
-    [broker] = producer.list_topics(timeout=10).brokers.values()
+    [broker] = producer.list_topics(timeout=60).brokers.values()
     found = KafkaRecords(
         f"{broker.host}:{broker.port}",
         f"group-{uuid.uuid4().hex}",

@@ -74,7 +74,7 @@ routes:
 """
     )
     first, second = rules.routes
-    assert first.settings == ChannelSettings(Kind.STREAM, DeltaFormat.NONE, True, 5, 1_048_576, 600_000, 7_200_000)
+    assert first.settings == ChannelSettings(Kind.STREAM, DeltaFormat.NONE, True, 5, 1_048_576, 600_000, 7_200_000, stops_at_failure=True)
     assert first.on_error is OnError.HALT
     assert second.settings == ChannelSettings(Kind.LATEST, DeltaFormat.JSON_PATCH, False, 5, 64_000, 0, 90_000)
     assert second.on_error is OnError.SKIP
