@@ -66,7 +66,7 @@ def test_the_mark_of_a_transaction_is_no_lag(kafka: KafkaCluster, topic: str):
     producer.begin_transaction()
     producer.produce(topic, b"one")
     producer.commit_transaction(60)
-    assert kafka.end_offset(topic) == 2  # The record, and the mark.
+    wait_until(lambda: kafka.end_offset(topic) == 2, what="the record and the mark, which is written after the answer")
     told = Committing()
     told.records = records = KafkaRecords(
         kafka.bootstrap_servers, f"group-{topic}", [topic], start_from="earliest", properties={}, clock=time.monotonic, random=lambda: 0.5
