@@ -310,9 +310,13 @@ class EdgeMachine(RuleBasedStateMachine):
         self.simulation.do(partial(client.stall, after) if client.is_writable else client.read_on)
 
     @precondition(lambda self: self.simulation.clients)
-    @rule(which=numbers)
-    def fill(self, which: int) -> None:
-        self.simulation.clients[which % len(self.simulation.clients)].fill()
+    @rule(which=numbers, after=st.sampled_from([0, 0, 1, 2]))
+    def fill(self, which: int, after: int) -> None:
+        """Much is unsent; and again, perhaps, as soon as there was room."""
+        client = self.simulation.clients[which % len(self.simulation.clients)]
+        if after and not client.is_writable:
+            self.simulation.do(client.read_on)
+        client.fill(after)
 
     @precondition(lambda self: self.simulation.clients)
     @rule(which=numbers)
