@@ -61,9 +61,13 @@ class Partitions:
             self.halted.pop(partition, None)
             self.parked.pop(partition, None)
 
+    def unfinished(self) -> dict[Partition, int]:
+        """The kafka offset of the oldest record of each partition that was consumed and is not done."""
+        return {**self.room.oldest(), **self.checkpoint.unfinished_from(self._records.assigned)}
+
     def leave(self, is_read: Callable[[str], object]) -> None:
         """What was read ahead of topics that are not read any more is left to whoever reads them next."""
-        first = self.room.withdraw({partition for partition in self.room.partitions() if not is_read(partition[0])})
+        first = self.room.withdraw({partition for partition in self.room.oldest() if not is_read(partition[0])})
         if first:
             self._release(first.keys(), Hold.SCHEMA_AWAY)
             self._records.rewind(first)

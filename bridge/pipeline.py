@@ -68,7 +68,7 @@ class Pipeline:
         self.ticked_at = now
         """When the loop last came round: other threads see by it that it lives."""
         self.lag: int | None = None
-        """Looked at with each heartbeat; None while it is not known."""
+        """How many records of its partitions are not done, looked at with each heartbeat; None while it is not known."""
         self._records = records
         self._bus = bus
         self._chain = chain
@@ -348,7 +348,7 @@ class Pipeline:
         if now >= self._next_beat:
             self._next_beat = now + self._settings.beat_interval_s
             self._delivery.beat()
-            self.lag = self._records.lag()
+            self.lag = self._records.lag(self._partitions.unfinished())
 
     def _commit(self, *, wait: bool = False) -> None:
         self._next_commit = self._time.now() + self._settings.commit_interval_s

@@ -151,10 +151,11 @@ class Records(Protocol):
     def commit(self, offsets: Mapping[Partition, int], *, wait: bool) -> None:
         """Store the offsets to go on from. Without `wait`, failures are told to the listener; with it too, but before this returns."""
 
-    def lag(self) -> int | None:
-        """Records that are in the assigned partitions and were not consumed, as far as known without asking.
+    def lag(self, unfinished: Mapping[Partition, int]) -> int | None:
+        """How many records of the assigned partitions are not done, as far as known without waiting.
 
-        None where it is not known, as before the group has said which partitions are ours.
+        `unfinished` tells the oldest unfinished record of each partition of which any that were consumed are not done.
+        None where the lag is not known, as before the group has said which partitions are ours.
         """
 
     @property

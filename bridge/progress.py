@@ -22,7 +22,7 @@ class Progress:
         return f"<Progress of {self._tally}>"
 
     def tell(self, *, lag: int | None, letters_waiting: int) -> None:
-        """Write the line. `lag`: records that were not consumed; None while it is not known."""
+        """Write the line. `lag`: records that are not done; None while it is not known."""
         tally = self._tally
         unchanged = tally.skipped + tally.unchanged
         now = tally.records, tally.publications, unchanged, tally.payload_bytes, tally.sent_bytes, tally.letters

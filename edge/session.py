@@ -41,6 +41,8 @@ class Session:
         "_dialect",
         "_errors",
         "_hasty",
+        "_is_beginning",
+        "_is_owed",
         "_node",
         "_paced",
         "_pending",
@@ -69,6 +71,10 @@ class Session:
         self._pending: dict[str, Subscribe] = {}
         self._postponed: dict[str, Subscribe] = {}
         """Those of `_pending` that begin when the client has read more."""
+        self._is_beginning = False
+        """Whether those who are postponed wait for a turn of the event loop that has time."""
+        self._is_owed = False
+        """Whether the client has read what it had to: the next one of them begins, however much else was written meanwhile."""
         self._errors = 0
         self._hasty = 0
         limits = node.limits
@@ -143,9 +149,16 @@ class Session:
 
     def on_writable(self) -> None:
         """The transport has room again (`ClientPipe.keep_short`, `ClientPipe.is_full`)."""
+        # Before the others, or large values that change all the time would take the room each time.
+        self._is_owed = bool(self._postponed)
+        self.begin_postponed()
         for pacer in list(self._paced.values()):
             pacer.poke()
-        self._begin_postponed()
+
+    def begin_postponed(self) -> None:
+        """Begin what waits until the client has read, as far as there is room."""
+        if not self._is_beginning:
+            self._begin_postponed()
 
     def rewrite(self) -> None:
         """The transport's `write` is another one from now on."""
@@ -169,7 +182,7 @@ class Session:
 
     def postpones(self, request: Subscribe) -> bool:
         """Whether the client has to read first what it asked for before; then this begins when there is room."""
-        if not self._pipe.is_full:
+        if self._is_owed or not self._pipe.is_full:
             return False
         self._postponed[request.channel] = request
         return True
@@ -177,6 +190,7 @@ class Session:
     def begin(self, request: Subscribe, channel: Channel, start: Start) -> None:
         """Answer a subscribe: what was agreed on, then the first publications, then join the channel."""
         del self._pending[request.channel]
+        self._is_owed = False
         variant = variant_of(self._dialect, request.delta, self._wrap)
         frames = [full_frame(item, channel.label, variant) for item in start.items]
         if request.id is not None:
@@ -193,6 +207,7 @@ class Session:
     def begin_paced(self, request: Subscribe, channel: Channel, start: PacedStart) -> None:
         """Answer a subscribe in mode conflate or ack (or of a keyed channel), and let it go at its pace."""
         del self._pending[request.channel]
+        self._is_owed = False
         self._keep_short()
         if request.id is not None:
             self._say(_subscribed(request, channel, start))
@@ -236,8 +251,10 @@ class Session:
         self._say({"type": "unsubscribed", "channel": name, "code": ErrorCode.STATE_TOO_LARGE, "message": why, "retry": False})
 
     def _begin_postponed(self) -> None:
-        while self._postponed and not self._pipe.is_full:
+        self._is_beginning = False
+        while self._postponed and (self._is_owed or not self._pipe.is_full):
             if self._node.turns.is_over():
+                self._is_beginning = True
                 self._node.turns.later(self._begin_postponed)
                 return
             request = self._postponed.pop(next(iter(self._postponed)))

@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from bridge.adapters.kafka_ends import HeldEnds
 from bridge.adapters.kafka_headers import headers_of
 from bridge.adapters.kafka_identity import TopicIdentities
 from bridge.core.flow import Flow, Hold
@@ -69,6 +70,7 @@ class KafkaRecords:
             raise ConfigurationError([f"Kafka properties: {_told(error)}"]) from error
         self._flow = Flow()
         self._identities = TopicIdentities(self._consumer, admin, self._topics, clock=clock, random=random)
+        self._held_ends = HeldEnds(admin, clock=clock)
         self._listener: Listener | None = None
         self._stash: list[Record] = []
         """Consumed before their topic was identified."""
@@ -138,7 +140,7 @@ class KafkaRecords:
             if (error := message.error()) is None:
                 self._take(message, records)
             elif error.code() == _END:
-                self._ends[message.topic() or "", message.partition() or 0] = message.offset() or 0
+                self._reach_end((message.topic() or "", message.partition() or 0), message.offset() or 0)
             else:
                 self._on_error(error)
         if self._fatal:
@@ -191,25 +193,26 @@ class KafkaRecords:
         except KafkaException as error:
             self._on_commit(error.args[0], places)
 
-    def lag(self) -> int | None:
+    def lag(self, unfinished: Mapping[Partition, int]) -> int | None:
         """See `bridge.ports.Records`."""
         if not self._has_joined:
             return None
-        total = 0
         self._look_for_starts()
+        self._held_ends.look(partition for partition in self._flow.assigned if self._flow.is_held(partition))
+        stashed = {(record.topic, record.partition): record.offset for record in reversed(self._stash)}
+        oldest = {**stashed, **unfinished}
+        total = 0
         for partition in self._flow.assigned:
-            low, high = self._watermarks(TopicPartition(*partition))
-            newest = self._newest.get(partition)
-            start = self._starts.get(partition) if newest is None else newest + 1
-            end = self._ends.get(partition)
-            if high < 0 or (start is None and end is None):
+            lag = self._lag_of(partition, oldest.get(partition))
+            if lag is None:
                 return None
-            total += max(0, high - max(start or 0, end or 0, low))
+            total += lag
         return total
 
     def close(self) -> None:
         """See `bridge.ports.Records`."""
         self._identities.close()
+        self._held_ends.close()
         self._consumer.close()
 
     def _consumer_settings(self, common: Settings, group: str, start_from: str) -> dict[str, Any]:
@@ -244,6 +247,7 @@ class KafkaRecords:
         newest = self._newest.get(partition, -1)
         if record.offset <= newest:
             self._ends.pop(partition, None)
+            self._held_ends.forget(partition)
             self._log.warning("kafka offsets went back: was the topic deleted and made anew?", record=record.where, newest=newest)
             # Without a pause: where the topic is new, librdkafka would begin it again at each resume.
             self._identities.want({record.topic})
@@ -254,6 +258,10 @@ class KafkaRecords:
             self._stash.append(record)
             if len(self._stash) == _MOST_STASHED:
                 self._identify_anew([record.topic])
+
+    def _reach_end(self, partition: Partition, end: int) -> None:
+        self._ends[partition] = end
+        self._held_ends.forget(partition)  # From here on the client knows better.
 
     def _identified(self) -> list[Record]:
         """Go on with identifying topics. Returns the records that waited for it."""
@@ -294,6 +302,7 @@ class KafkaRecords:
             self._newest.pop(partition, None)
             self._starts.pop(partition, None)
             self._ends.pop(partition, None)
+            self._held_ends.forget(partition)
             self._left.pop(partition, None)
         # Those that we had, too: a topic may have got more partitions, or have been made anew.
         self._identify_anew(topic for topic, _ in self._flow.assigned)
@@ -341,6 +350,21 @@ class KafkaRecords:
             self._log.warning("Kafka", error=error.name(), reason=error.str(), not_shown=silenced)
 
     # The rest.
+
+    def _lag_of(self, partition: Partition, unfinished: int | None) -> int | None:
+        """From the oldest unfinished record on, else from where the next one is to come; None where that, or the end, is not known."""
+        low, high = self._watermarks(TopicPartition(*partition))
+        high = max(high, self._held_ends.of(partition))
+        if high < 0:
+            return None
+        if unfinished is not None:
+            return max(0, high - unfinished)
+        newest = self._newest.get(partition)
+        start = self._starts.get(partition) if newest is None else newest + 1
+        end = self._ends.get(partition)
+        if start is None and end is None:
+            return None
+        return max(0, high - max(start or 0, end or 0, low))
 
     def _look_for_starts(self) -> None:
         """Ask Kafka where partitions begin of which nothing came yet; not for long, and not all the time."""

@@ -138,9 +138,10 @@ class MemoryRecords:
         else:
             self._topics.committed.update(offsets)
 
-    def lag(self) -> int | None:
+    def lag(self, unfinished: Mapping[Partition, int]) -> int | None:
         """See `bridge.ports.Records`."""
-        return sum(len(self._topics.records.get(partition, [])) - self._next[partition] for partition in self.flow.assigned)
+        following = {**self._next, **unfinished}
+        return sum(len(self._topics.records.get(partition, [])) - following[partition] for partition in self.flow.assigned)
 
     @property
     def is_away(self) -> bool:

@@ -112,7 +112,7 @@ class PipelineCollector(Collector):
             yield GaugeMetricFamily("distributary_bridge_dead_letters_up", "1 while dead letters are taken", value=up)
         if pipeline.lag is not None:
             yield GaugeMetricFamily(
-                "distributary_bridge_lag_records", "Records in our partitions that were not consumed", value=pipeline.lag
+                "distributary_bridge_lag_records", "Records in our partitions that are not done, those in flight too", value=pipeline.lag
             )
 
 

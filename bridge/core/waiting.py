@@ -87,9 +87,11 @@ class WaitingRoom:
         """The record that a partition that waits will go on with; None where it has none here."""
         return next(iter(self._waiting.get(partition, ())), None)
 
-    def partitions(self) -> set[Partition]:
-        """Those of which records are here."""
-        return {(record.topic, record.partition) for record in self._ready} | {each for each, waiting in self._waiting.items() if waiting}
+    def oldest(self) -> dict[Partition, int]:
+        """The kafka offset of the first record of each partition of which records are here."""
+        oldest = {(record.topic, record.partition): record.offset for record in reversed(self._ready)}
+        oldest.update((partition, waiting[0].offset) for partition, waiting in self._waiting.items() if waiting)
+        return oldest
 
     def withdraw(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Remove their records. Returns for each partition that had some the kafka offset to read them again from.

@@ -5,6 +5,7 @@ Avro 1.11, "Names" and "Logical Types".
 
 from __future__ import annotations
 
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from bridge.formats.avro_values import MAX_PRECISION, our_logical_type
@@ -26,6 +27,8 @@ class Outline:
         """The named types that each record contains, however indirectly inside of itself."""
         self._fields: dict[str, list[Any]] = {}
         self._items: list[tuple[Any, str]] = []
+        self._empty: dict[str, bool] = {}
+        """Whether types have no bytes at all, by name, as far as it is known."""
 
     def enter(self, schema: Any) -> Any:
         """`schema` with our logical types."""
@@ -33,38 +36,35 @@ class Outline:
 
     def is_recursive(self) -> bool:
         """Whether a type contains itself."""
-        return any(self._reaches(name, name, set()) for name in self._inside)
-
-    def _reaches(self, start: str, goal: str, seen: set[str]) -> bool:
-        for name in self._inside.get(start, ()):
-            if name == goal:
-                return True
-            if name not in seen:
-                seen.add(name)
-                if self._reaches(name, goal, seen):
-                    return True
+        try:
+            TopologicalSorter(self._inside).prepare()
+        except CycleError:
+            return True
         return False
 
     def empty_items(self) -> bool:
-        """Whether an array's items may have no bytes at all."""
-        return any(self._is_empty(item, space, set()) for item, space in self._items)
+        """Whether an array's items may have no bytes at all. Raises ConfigurationError where types are too deep in each other to tell."""
+        try:
+            return any(self._is_empty(item, space) for item, space in self._items)
+        except RecursionError as error:
+            raise ConfigurationError(["has types that are nested too deeply in each other"]) from error
 
-    def _is_empty(self, schema: Any, space: str, seen: set[str]) -> bool:
+    def _is_empty(self, schema: Any, space: str) -> bool:
         if isinstance(schema, dict):
             kind = schema.get("type")
-            if kind in {"record", "error"}:
-                name, space = _full_name(schema, space)
-                seen = seen | {name}
-                return all(self._is_empty(field.get("type"), space, seen) for field in schema.get("fields", ()))
-            if kind == "fixed":
-                return schema.get("size") == 0
-            return not isinstance(kind, str) or kind == "null" or (kind not in _CONTAINERS and self._is_empty(kind, space, seen))
+            if kind in {"record", "error", "fixed"}:
+                return self._is_empty_type(_full_name(schema, space)[0])
+            return kind not in _CONTAINERS and self._is_empty(kind, space) if isinstance(kind, str) else True
         if isinstance(schema, str) and schema not in _PRIMITIVES:
-            name = _resolved(schema, space)
-            if name in seen or name not in self._fields:
-                return False
-            return all(self._is_empty(kind, name.rpartition(".")[0], seen | {name}) for kind in self._fields[name])
+            return self._is_empty_type(_resolved(schema, space))
         return bool(schema == "null")
+
+    def _is_empty_type(self, name: str) -> bool:
+        """The same of a type by its name. Each is looked at once: records that share records would be 2**n ways to the same one."""
+        if name not in self._empty:
+            self._empty[name] = False  # What contains itself has bytes that say where it ends. So has an enum.
+            self._empty[name] = name in self._fields and all(self._is_empty(kind, name.rpartition(".")[0]) for kind in self._fields[name])
+        return self._empty[name]
 
     def _rewrite(self, schema: Any, space: str, inside: str | None, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -103,6 +103,8 @@ class Outline:
             return {name: value for name, value in rest.items() if name != "default"}
         if not isinstance(kind, str):
             return self._rewrite(kind, space, inside, depth + 1)
+        if kind == "fixed":
+            self._empty[_full_name(schema, space)[0]] = schema.get("size") == 0
         return _with_our_type(rest, kind, logical if isinstance(logical, str) else "")
 
     def _contains(self, inside: str | None, name: str) -> None:

@@ -1,7 +1,8 @@
 """Keywords of JSON Schema that the library checks at a cost which the value can choose, done again in linear time.
 
 `uniqueItems`: the library compares each item with each other, which is minutes for some thousands of objects. `pattern`,
-`patternProperties`, `additionalProperties`: it has Python's engine of regular expressions (bridge/formats/json_patterns.py).
+`patternProperties`, `additionalProperties`: it has Python's engine of regular expressions (bridge/formats/json_patterns.py). Both are
+so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 from jsonschema.exceptions import ValidationError
 
 from bridge.formats.json_patterns import has_match
+from bridge.formats.json_unevaluated import unevaluated_items, unevaluated_properties
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError]]
 """Of the library: (validator, the keyword's value, the value to check, the schema around the keyword) gives what does not fit."""
@@ -24,12 +26,13 @@ Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError]]
 def newest_draft() -> Any:
     """The library's class for draft 2020-12 with these keywords.
 
-    All drafts get them, and the library knows them by their `$schema`: a part of a schema may name a draft of its own.
+    All drafts get those that they have, and the library knows them by their `$schema`: a part of a schema may name a draft of its own.
     """
     drafts: dict[str, Any] = {}
     for version, draft in _DRAFTS.items():
         extend: Any = jsonschema.validators.extend
-        drafts[version] = jsonschema.validators.validates(version)(extend(draft, _KEYWORDS, version=version))
+        keywords = {name: keyword for name, keyword in _KEYWORDS.items() if name in draft.VALIDATORS}
+        drafts[version] = jsonschema.validators.validates(version)(extend(draft, keywords, version=version))
     return drafts["draft2020-12"]
 
 
@@ -73,7 +76,9 @@ def _additional_properties(validator: Any, allowed: Any, value: Any, schema: dic
     if not isinstance(value, dict):
         return
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    others = [name for name in value if name not in known and not any(has_match(pattern, name) for pattern in patterns)]
+    others = [name for name in value if name not in known]
+    for pattern in patterns:  # One after the other, so that each is compiled once for all names, however many there are.
+        others = [name for name in others if not has_match(pattern, name)]
     if isinstance(allowed, dict):
         for name in others:
             yield from validator.descend(value[name], allowed, path=name)
@@ -85,6 +90,8 @@ _KEYWORDS: dict[str, Keyword] = {
     "additionalProperties": _additional_properties,
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
+    "unevaluatedItems": unevaluated_items,
+    "unevaluatedProperties": unevaluated_properties,
     "uniqueItems": _unique_items,
 }
 _DRAFTS = {

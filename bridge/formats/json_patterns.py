@@ -17,9 +17,14 @@ from shared.errors import ConfigurationError
 MAX_PATTERNS = 256
 """Kept compiled, the ones used last. Each may take 8 MiB, and most take some KB."""
 
-_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|.)", re.DOTALL)
+_ESCAPE = re.compile(
+    r"""\\(?: u(?P<high>d[89ab][0-9a-f]{2})\\u(?P<low>d[c-f][0-9a-f]{2}) | u(?P<unit>[0-9a-f]{4}) | u\{(?P<point>[0-9a-f]{1,6})\} | . )""",
+    re.DOTALL | re.VERBOSE | re.IGNORECASE,
+)
 _DATA = frozenset({"const", "default", "enum", "examples"})
 """Keywords whose values are data: a `pattern` inside of them is none."""
+_NAMES = frozenset({"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"})
+"""Keywords whose values are schemas by name, or by pattern: a `default` among the names is no keyword."""
 
 
 def has_match(pattern: str, text: str) -> bool:
@@ -31,26 +36,22 @@ def check_patterns(schema: Any) -> None:
     """Raise ConfigurationError, naming each pattern in a JSON Schema that cannot be checked in linear time."""
     patterns: list[str] = []
     by_name: list[str] = []
-    has_unevaluated = False
     for node in _objects(schema):
         if isinstance(node.get("pattern"), str):
             patterns.append(node["pattern"])
         by_name += node.get("patternProperties") or ()
-        has_unevaluated = has_unevaluated or "unevaluatedProperties" in node
     problems = []
     for pattern in dict.fromkeys([*patterns, *by_name]):
         try:
             _compiled(pattern)
         except ConfigurationError as error:
             problems += error.problems
-    if has_unevaluated and by_name:  # The one place where the library's own matching cannot be replaced.
-        problems.append("has unevaluatedProperties and patternProperties, which cannot be checked together; set check_schema: false")
     if problems:
         raise ConfigurationError(problems)
 
 
 def _objects(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a schema but those that are data."""
+    """Every schema that is an object, and what may be one; not what is data."""
     pending = [schema]
     while pending:
         node = pending.pop()
@@ -58,7 +59,11 @@ def _objects(schema: Any) -> Iterator[dict[str, Any]]:
             pending += node
         elif isinstance(node, dict):
             yield node
-            pending += (value for name, value in node.items() if name not in _DATA)
+            for name, value in node.items():
+                if name in _NAMES and isinstance(value, dict):
+                    pending += value.values()
+                elif name not in _DATA:
+                    pending.append(value)
 
 
 @lru_cache(maxsize=MAX_PATTERNS)
@@ -77,5 +82,10 @@ def _compiled(pattern: str) -> Any:
 
 
 def _in_re2(escape: re.Match[str]) -> str:
-    r"""`\u00e9`, as ECMA-262 has it, in RE2's spelling; any other escape as it is."""
-    return f"\\x{{{escape[1]}}}" if escape[1] else escape[0]
+    r"""`\u00e9`, a pair of surrogates, or `\u{1f600}`, as ECMA-262 has them, in RE2's spelling; any other escape as it is."""
+    found = escape.groupdict(default="")
+    if found["high"]:
+        pair = 0x10000 + (int(found["high"], 16) - 0xD800) * 0x400 + int(found["low"], 16) - 0xDC00
+        return f"\\x{{{pair:x}}}"
+    number = found["unit"] or found["point"]
+    return f"\\x{{{number}}}" if number else escape[0]

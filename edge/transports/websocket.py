@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
@@ -41,6 +42,9 @@ GONE_COST = 2_000
 """By it (`edge.turns`) those who are gone let the frames of those who are there go first."""
 TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; in Python's socket module from 3.12 on."""
+TCP_INFO_BYTES = 148
+"""As much of linux/tcp.h's struct tcp_info as is read here."""
+_U32, _U64 = struct.Struct("=I").unpack_from, struct.Struct("=Q").unpack_from
 
 
 class WebSocketConnections:
@@ -99,6 +103,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_is_short",
         "_later",
         "_outbox_bytes",
+        "_taken_bytes",
         "_transport",
         "_ws",
         "is_writable",
@@ -123,6 +128,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._is_open = True
         self._is_awaiting_pong = False
         self._is_short = False
+        self._taken_bytes = 0
+        """By the client's kernel, when it was time for the last ping."""
         self._outbox_bytes = all_.node.limits.max_outbox_bytes
         self.is_writable = True
         self._close_at = 0.0
@@ -266,16 +273,33 @@ class WebSocketConnection(asyncio.Protocol):
     # -- from the endpoint ---------------------------------------------------------------------------------------------------------
 
     def ping(self) -> None:
-        """Ask whether the client is there; close if it did not answer the last time."""
+        """Ask whether the client is there; close if it did not answer the last time, and does not read what came before that either."""
         if not self._is_open:
             return
+        if self.session is not None:
+            self.session.begin_postponed()  # What is unsent may stay for long where all is well again, and nobody tells.
         if self._is_awaiting_pong:
-            self.close(*CLOSE_PING_TIMEOUT)
+            if not self._has_taken_more():
+                self.close(*CLOSE_PING_TIMEOUT)
             return
+        self._has_taken_more()
         self._is_awaiting_pong = True
         self._transport.write(PING_FRAME)
         if self._transport.get_write_buffer_size() == 0:
             self._outbox_bytes = self._all.node.limits.max_outbox_bytes  # What it asked for once is read.
+
+    def _has_taken_more(self) -> bool:
+        """Whether there is something on its way to the client, and it has taken some since this was asked the last time."""
+        connection = self._transport.get_extra_info("socket")
+        if connection is None:
+            return False
+        try:
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+            (unacknowledged,), (acknowledged,), (unsent,) = _U32(info, 24), _U64(info, 120), _U32(info, 144)
+        except (OSError, struct.error):
+            return False  # It is closed, or the kernel does not tell.
+        before, self._taken_bytes = self._taken_bytes, acknowledged
+        return acknowledged > before and bool(unacknowledged or unsent or self._transport.get_write_buffer_size())
 
     def check_time(self, now: float) -> None:
         """Close a client that never introduced itself; cut one that does not finish its close."""
@@ -336,7 +360,7 @@ class WebSocketConnection(asyncio.Protocol):
     def _on_simple(self, first: int, payload: bytes) -> None:
         self._is_awaiting_pong = False
         if first == PING:
-            self._transport.write(wrap(PONG, payload))
+            self.write(wrap(PONG, payload))
         elif first != PONG:
             self._on_message(payload, is_text=first == TEXT)
 
@@ -382,7 +406,8 @@ class WebSocketConnection(asyncio.Protocol):
         """Send what the Sans-I/O layer wants sent; an empty chunk means the end."""
         for data in ws.data_to_send():
             if data:
-                self._transport.write(data)
+                # As all else, so that who sends pings and reads nothing is a slow consumer; and nothing after a close, however much comes.
+                self.write(data)
             else:
                 self._transport.close()
         if ws.state is not State.OPEN:

@@ -45,6 +45,7 @@ class TestASchemaThatCannotBeHad:
         assert world.published("bus:b") == world.produced["bus:b"]
         assert records.flow.held(Hold.SCHEMA_AWAY) == [P]
         assert pipeline.waiting_for_schema == 1
+        assert pipeline.lag == 5
         pipeline.step()
         asked = router.asked
         for _ in range(10):
@@ -60,7 +61,7 @@ class TestASchemaThatCannotBeHad:
         world.clock.sleep(1)
         steps(pipeline, world)
         assert not records.flow.held(Hold.SCHEMA_AWAY)
-        assert pipeline.waiting_for_schema == 0
+        assert (pipeline.waiting_for_schema, pipeline.lag) == (0, 0)
         pipeline._commit(wait=True)
         world.check()
         assert world.topics.committed == {P: 6, Q: 5}

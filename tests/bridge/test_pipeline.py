@@ -24,11 +24,11 @@ class TestWell:
         world = World()
         for at in range(20):
             world.produce(fleet(at))
-        pipeline, records = world.bridge()
+        pipeline, _ = world.bridge()
         steps(pipeline, world)
         world.check()
         assert world.topics.committed == {P: 20}
-        assert records.lag() == 0
+        assert pipeline.lag == 0
         assert (pipeline.tally.records, pipeline.tally.publications) == (20, 200 + 5 * 20 + 5)
         assert pipeline.tally.skipped == 5 * 19
         by_route = {name: (route.publications, route.skipped) for name, route in pipeline.tally.routes.items()}
@@ -50,6 +50,28 @@ class TestWell:
             pipeline.step()
             told.append(pipeline.lag)
         assert told == [0, None, 1, 0]
+
+    def test_what_was_read_and_is_not_on_the_bus_is_lag(self):
+        world = World(partitions=[P, Q])
+        for at in range(5):
+            world.produce(fleet(at))
+        world.produce({"w": 1}, partition=1)
+        pipeline, records = world.bridge(settings=PipelineSettings(max_push=7, first_backoff_s=1, most_backoff_s=1))
+        told: list[int | None] = []
+
+        def look() -> None:
+            told.append(pipeline.lag)
+            world.produce(fleet(5))
+
+        def look_again() -> None:
+            told.append(pipeline.lag)
+            world.come_back()
+
+        world.lose_bus_in_flight(records, look, waits=20)
+        world.during_wait(records, look_again, waits=60)
+        steps(pipeline, world, 4)
+        world.check()
+        assert [*told, pipeline.lag] == [6, 7, 0]
 
     def test_subscribers_get_deltas_to_what_they_had_before(self):
         world = World()
@@ -225,6 +247,7 @@ class TestProblems:
         assert records.flow.held(Hold.HALTED) == [P]
         assert list(pipeline.halted) == [P]
         assert "vehicles[0]@1" in pipeline.halted[P]
+        assert pipeline.lag == 2, "the record that halted it, and the one behind"
 
     def test_a_fault_in_routing_halts_instead_of_losing(self):
         class Faulty(Router):

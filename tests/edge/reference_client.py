@@ -63,6 +63,7 @@ class ReferenceClient:
         self._kind_of = kind_of
         self._ids = 0
         self._room = 0
+        self._fills = False
         self._asked: dict[int, tuple[str, Position | None, Any]] = {}
         if not dialect.is_named:
             self.send(type="connect")
@@ -90,11 +91,12 @@ class ReferenceClient:
         window: int = 0,
         max_rate: float = 0,
         state: dict[str, int] | None = None,
+        is_partial: bool = False,
     ) -> None:
-        """Subscribe by a frame. `state` is what it holds of a keyed channel, if it was there before."""
+        """Subscribe by a frame. `state` is what it holds of a keyed channel, if it was there before, and maybe only a part."""
         holding = self.holdings[channel] = self._hold(channel, delta)
         if isinstance(holding, KeyedHolding):
-            holding.state = dict(state or {})
+            holding.state, holding.is_partial = dict(state or {}), is_partial
         if position is not None:
             holding.epoch, holding.offset, holding.is_resumed = position.epoch or None, position.offset, bool(position.epoch)
             holding.is_invented = position.offset > 0 and (channel, position.epoch, position.offset) not in self._published
@@ -150,14 +152,16 @@ class ReferenceClient:
         self._room = after
         self.is_writable = after > 0
 
-    def fill(self) -> None:
-        """So much is unsent that nothing new is to begin."""
-        self.is_full, self.is_writable = True, False
+    def fill(self, after: int = 0) -> None:
+        """So much is unsent, now or after so many writes more, that nothing new is to begin."""
+        self.stall(after)
+        self._fills = after > 0
+        self.is_full = not after
 
     def read_on(self) -> None:
         """The socket has room again."""
         self._room = 0
-        self.is_full = False
+        self._fills = self.is_full = False
         self.is_writable = True
         self.session.on_writable()
 
@@ -190,6 +194,7 @@ class ReferenceClient:
         if self._room:
             self._room -= 1
             self.is_writable = self._room > 0
+            self.is_full = self._fills and not self.is_writable
 
     def allow_burst(self, size: int) -> None:
         """See `edge.ports.ClientPipe`."""

@@ -177,6 +177,9 @@ class Listener:
         self.controls: list[dict[str, Any]] = []
         self._names: dict[Any, str] = {}
         self._held: dict[str, Heard] = {}
+        self._told: dict[str, dict[str, Any]] = {}
+        self._gap_before: dict[int, dict[str, Any]] = {}
+        """By the index in `heard` of what came next on its channel."""
         self._delta = delta
         self._ids = itertools.count(1)
         self._reading = asyncio.create_task(self._read())
@@ -215,16 +218,20 @@ class Listener:
         return [each.offset for each in self.heard if each.channel == channel]
 
     def check(self, published: dict[tuple[str, str, int], bytes]) -> None:
-        """Every value is the one that was published at its place, and places follow one another except where a gap was told."""
-        told = {(gap.get("channel"), gap.get("epoch")) for gap in self.gaps}
+        """Every value is the one that was published at its place, and places follow one another except where a gap was told just before.
+
+        A gap without an epoch says that the channel has no publication now: the first one is then no gap.
+        """
         before: dict[str, Heard] = {}
-        for each in self.heard:
+        for index, each in enumerate(self.heard):
             payload = published[each.channel, each.epoch, each.offset]
             assert each.value == (payload if isinstance(each.value, bytes) and payload[:1] != b"{" else msgspec.json.decode(payload)), each
             former = before.get(each.channel)
             if former is not None:
                 follows = (former.epoch, former.offset + 1) == (each.epoch, each.offset)
-                assert follows or (each.channel, each.epoch) in told, f"{each} after {former}, and no gap was told: {self.gaps}"
+                gap = self._gap_before.get(index, {"epoch": ""})
+                is_told = gap["epoch"] == each.epoch or (gap["epoch"] is None and each.offset == 1)
+                assert follows or is_told, f"{each} after {former}, and no gap was told: {self.gaps}"
             before[each.channel] = each
 
     @property
@@ -246,7 +253,8 @@ class Listener:
         if fields["type"] == "publication":
             self._on_publication(name, fields)
         elif fields["type"] == "gap":
-            self.gaps.append({**fields, "channel": name})
+            self._told[name] = {**fields, "channel": name}
+            self.gaps.append(self._told[name])
             self._held.pop(name, None)
         else:
             self.controls.append(fields)
@@ -269,6 +277,8 @@ class Listener:
             data = msgspec.json.decode(data)
         heard = Heard(name, str(epoch), fields["offset"], data, was_delta)
         self._held[name] = heard
+        if name in self._told:
+            self._gap_before[len(self.heard)] = self._told.pop(name)
         self.heard.append(heard)
 
     def _apply(self, value: Any, change: Any, form: str) -> Any:

@@ -24,6 +24,7 @@ class Pipe:
         self.closed: tuple[int, str] | None = None
         self.room = 1_000
         """So many messages are no reason to wait."""
+        self.is_writable = True
         self.session: Session | None = None
 
     def write(self, frames: bytes) -> None:
@@ -32,10 +33,6 @@ class Pipe:
 
     def allow_burst(self, size: int) -> None:
         pass
-
-    @property
-    def is_writable(self) -> bool:
-        return True
 
     @property
     def is_full(self) -> bool:
@@ -186,6 +183,46 @@ class TestPostponed:
         client.simulation.do(client.session.on_writable)
         client.simulation.come_to_rest()
         assert [message.get("channel") for message in client.pipe.messages] == [None, "a:2"]
+
+    def test_begins_before_what_changes_all_the_time(self, client: Client):
+        """A value that fills the room by itself, each time, must not take it each time."""
+        client.says(type="subscribe", id=2, channel="latest:1", mode="conflate")
+        client.simulation.come_to_rest()
+        client.pipe.room, client.pipe.is_writable = len(client.pipe.messages), False
+        client.says(type="subscribe", id=3, channel="a")
+        client.simulation.do(lambda: client.simulation.push("latest:1"))
+        client.simulation.come_to_rest()
+        client.pipe.room, client.pipe.is_writable = len(client.pipe.messages) + 1, True
+        client.simulation.do(client.session.on_writable)
+        client.simulation.come_to_rest()
+        assert [message["type"] for message in client.pipe.messages] == ["connected", "subscribed", "publication", "subscribed"]
+
+    def test_one_begins_each_time_there_was_room(self, client: Client):
+        """However much else took it meanwhile."""
+        client.pipe.room = 0
+        for number in range(2, 5):
+            client.says(type="subscribe", id=number, channel=f"a:{number}")
+        for begun in range(1, 4):
+            client.simulation.do(client.session.on_writable)
+            client.simulation.come_to_rest()
+            assert len(client.pipe.messages) == 1 + begun
+
+    def test_waits_once_for_a_turn_that_has_time(self, client: Client):
+        turns = client.simulation.edges[0].node.turns
+        client.pipe.room = 0
+        client.says(type="subscribe", id=2, channel="a")
+        client.pipe.room = 1_000
+
+        def hurry() -> None:
+            turns.is_over()
+            turns.charge(1)
+            for _ in range(3):
+                client.session.on_writable()
+            assert len(turns) == 1
+
+        client.simulation.do(hurry)
+        client.simulation.come_to_rest()
+        assert [message["type"] for message in client.pipe.messages] == ["connected", "subscribed"]
 
     def test_can_be_unsubscribed_from(self, client: Client):
         client.pipe.room = 0

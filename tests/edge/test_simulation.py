@@ -292,6 +292,7 @@ class EdgeMachine(RuleBasedStateMachine):
                     window=holding.window,
                     max_rate=holding.max_rate,
                     state=holding.state if isinstance(holding, KeyedHolding) and holding.mode is not Mode.ACK else None,
+                    is_partial=isinstance(holding, KeyedHolding) and (holding.is_partial or not holding.is_whole),
                 )
 
         self.simulation.do(go)
@@ -310,9 +311,13 @@ class EdgeMachine(RuleBasedStateMachine):
         self.simulation.do(partial(client.stall, after) if client.is_writable else client.read_on)
 
     @precondition(lambda self: self.simulation.clients)
-    @rule(which=numbers)
-    def fill(self, which: int) -> None:
-        self.simulation.clients[which % len(self.simulation.clients)].fill()
+    @rule(which=numbers, after=st.sampled_from([0, 0, 1, 2]))
+    def fill(self, which: int, after: int) -> None:
+        """Much is unsent; and again, perhaps, as soon as there was room."""
+        client = self.simulation.clients[which % len(self.simulation.clients)]
+        if after and not client.is_writable:
+            self.simulation.do(client.read_on)
+        client.fill(after)
 
     @precondition(lambda self: self.simulation.clients)
     @rule(which=numbers)
@@ -386,3 +391,16 @@ def test_nothing_comes_twice_to_one_who_holds_the_state_while_deliveries_wait():
     simulation.come_to_rest()
     simulation.check_rest()
     simulation.close()
+
+
+@pytest.mark.parametrize("delta", list(DeltaFormat))
+def test_who_comes_back_with_a_part_of_the_state_to_an_edge_that_is_behind_has_all_in_the_end(delta: DeltaFormat):
+    machine = EdgeMachine()
+    machine.begin(count=5, delta=delta, at_rest=True)
+    machine.break_or_mend(number=0)
+    for _ in range(2):
+        machine.leave(which=0)
+    keys, stops = list("abcdef"), [2, 2, 2]
+    machine.crowd(1, Dialect.JSON, delta, Mode.QUEUE, is_full=False, stops=stops, keys=keys, content_type=ContentType.JSON)
+    machine.come_back(which=5, number=0, dialect=Dialect.JSON, delta=delta)
+    machine.teardown()

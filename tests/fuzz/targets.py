@@ -22,6 +22,7 @@ from bridge.core.record import Record
 from bridge.core.routing import Router
 from bridge.core.scope import Scope
 from bridge.core.template import compile_template
+from bridge.formats.json_patterns import has_match
 from bridge.rules.load import parse_rules
 from distributary._frames import make_format
 from distributary.errors import ProtocolError
@@ -212,6 +213,18 @@ def render_template(data: bytes) -> None:
         return
 
 
+def match_pattern(data: bytes) -> None:
+    """A pattern matches, or does not, or is refused; and where its words are few, as Python's engine has it."""
+    pattern, _, text = data.decode("utf-8", "replace").partition("\0")
+    try:
+        found = has_match(pattern, text)
+    except ConfigurationError:
+        return
+    if len(text) < 8 and re.fullmatch(r"[ab.^|()*]{0,12}", pattern):  # So that it does not backtrack for long.
+        with contextlib.suppress(re.error):  # It has none of `^*`.
+            assert found == (re.search(pattern, text) is not None)
+
+
 def read_rules(data: bytes) -> None:
     """Rules, or problems that each name the file."""
     try:
@@ -363,6 +376,7 @@ TARGETS: dict[str, Target] = {
         ),
     ),
     "template": Target(render_template, (b"bus:{item.id}", b"a:{item.vehicle.id}:{topic}", b"x:{item.n}.{key}")),
+    "pattern": Target(match_pattern, (b"^(a|b)*.$\0abba", b"^\\ud83d\\ude00[\\u{e9}]\\d{1,9}\\p{L}$\0a", b"(a|.b)*b^\0ab")),
     "rules": Target(read_rules, (_RULES,)),
     "route": Target(route_record, (b'[{"id":"1","vehicle":{"x":1}},{"id":2}]', b'{"a":2,"items":{"k":"v"}}', b"text")),
     "command": Target(

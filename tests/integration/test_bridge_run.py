@@ -156,9 +156,12 @@ def wait_for_trouble(bridge: Process, what: str) -> None:
     )
 
 
-def wait_for_no_lag(bridge: Process) -> None:
+def wait_for_lag(bridge: Process, lag: int) -> None:
     wait_until(
-        lambda: health(bridge)["lag"] == 0, what="no lag, which is looked at every second", ignore=(ValueError, OSError), state=bridge.tail
+        lambda: health(bridge)["lag"] == lag,
+        what=f"a lag of {lag}, which is looked at every second",
+        ignore=(ValueError, OSError),
+        state=bridge.tail,
     )
 
 
@@ -182,7 +185,7 @@ def test_a_bridge_that_is_killed_again_and_again_publishes_everything_once(
     bridge = start_bridge(redis, *options)
     bridge.wait_for_log("partitions assigned")
     wait_for_feed(feed, redis, bridge)
-    wait_for_no_lag(bridge)
+    wait_for_lag(bridge, 0)
     assert bridge.terminate() == 0
     feed.check(redis)
     assert kafka.committed(f"group-{topic}", topic) == 100
@@ -217,7 +220,7 @@ def test_sigterm_commits_and_ends_well(kafka: KafkaCluster, topic: str, start_br
     bridge = start_bridge(redis_server, "--commit-interval-s", "300")
     wait_for_feed(feed, redis_server, bridge)
     wait_for_status(bridge, "ready")
-    wait_for_no_lag(bridge)
+    wait_for_lag(bridge, 0)
     assert bridge.terminate() == 0
     assert kafka.committed(f"group-{topic}", topic) == 3
     assert "Traceback" not in bridge.output()
@@ -269,6 +272,25 @@ def test_a_redis_outage_loses_nothing(
     wait_for_status(bridge, "ready")
     if not is_killed:  # A killed one has a new epoch, and the stream's old part stays behind.
         feed.check(redis)
+
+
+def test_the_lag_grows_while_the_bus_is_away_though_records_were_read(
+    kafka: KafkaCluster, topic: str, start_bridge: StartBridge, start_redis: StartRedis
+):
+    redis, feed = start_redis(), Feed(kafka, topic)
+    bridge = start_bridge(redis)
+    feed.produce(5)
+    wait_for_feed(feed, redis, bridge)
+    wait_for_lag(bridge, 0)
+    redis.pause()
+    feed.produce(3)
+    wait_for_trouble(bridge, "bus")
+    wait_for_lag(bridge, 3)
+    feed.produce(4)
+    wait_for_lag(bridge, 7)
+    redis.resume()
+    wait_for_feed(feed, redis, bridge)
+    wait_for_lag(bridge, 0)
 
 
 def test_a_bridge_waits_for_its_redis_at_the_start(kafka: KafkaCluster, topic: str, start_bridge: StartBridge, start_redis: StartRedis):

@@ -42,9 +42,9 @@ def reasons(listener: Listener, channel: str) -> list[str]:
 
 
 async def keep_pushing(bridge: Bridge, channel: str, first: int, until: asyncio.Event) -> int:
-    """Publish one value after the other; returns the last one."""
+    """Publish one value after the other; returns the last one. The history is so long that an edge without time for a while misses none."""
     for number in itertools.count(first):
-        await push(bridge, channel, number, number)
+        await push(bridge, channel, number, number, keep=10_000)
         if until.is_set():
             return number
     raise AssertionError

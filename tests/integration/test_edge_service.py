@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -114,6 +115,12 @@ class RawSocket:
             if opcode == CLOSE:
                 (code,) = struct.unpack(">H", payload[:2])
                 return int(code)
+
+    def read_some(self, most: int) -> bytes:
+        """Read what is there, and keep it for later. Returns it."""
+        data = self._socket.recv(most)
+        self._unread += data
+        return data
 
     def _take(self, size: int) -> bytes:
         while len(self._unread) < size:
@@ -522,6 +529,26 @@ class TestSlowConsumer:
                     slow.command(type="ping", id=7)
                     assert await aside(slow.answer) == {"type": "pong", "id": 7}
             assert "slow consumer" not in edge.process.output()
+
+        run(main)
+
+    def test_who_reads_slowly_is_there(self, bridge: Bridge, redis_url: str, start_project: StartProject):
+        """A ping is behind all that was sent before it: who still reads that has not failed to answer."""
+        edge = EdgeProcess(start_project, redis_url, "--ping-interval-s", 1)
+
+        def read(slow: RawSocket) -> None:
+            got, pause = 0, threading.Event()
+            while got < 600_000:
+                got += len(slow.read_some(20_000))
+                pause.wait(0.1)
+            assert slow.answer()["channel"] == "big"
+            slow.command(type="ping", id=7)
+            assert slow.answer() == {"type": "pong", "id": 7}
+
+        async def main() -> None:
+            await aside(bridge.push, "big", {"pad": os.urandom(1_000_000).hex()})
+            with RawSocket(edge, path="/v1/ws?channels=big", receive_buffer=4_096) as slow:
+                await aside(read, slow)
 
         run(main)
 

@@ -75,9 +75,9 @@ def test_the_mark_of_a_transaction_is_no_lag(kafka: KafkaCluster, topic: str):
 
     def is_read() -> bool:
         told.offsets += [record.offset for record in records.consume(10, 0.1)]
-        return told.offsets == [0] and records.lag() == 0
+        return told.offsets == [0] and records.lag({}) == 0
 
     with closing(records):
-        wait_until(is_read, what="no lag", state=lambda: (told.offsets, records.lag()))
+        wait_until(is_read, what="no lag", state=lambda: (told.offsets, records.lag({})))
         kafka.produce(topic, [b"two"])
         wait_until(lambda: [record.value for record in records.consume(10, 0.1)] == [b"two"], what="the next record")

@@ -87,14 +87,15 @@ class Table:
             "ünïcode": "λ" * self._chance.randrange(4),
             "rest": ["some text that does not change, so that deltas are worth it" for _ in range(3)],
         }
-        self._say(key, msgspec.json.encode(value), partition)
+        # Known before it is said: a client may have it before this thread goes on.
         self.newest[key] = {**value, "place": "shop", "unit": "EUR"}
         self.said.setdefault(key, []).append(self.newest[key])
+        self._say(key, msgspec.json.encode(value), partition)
 
     def delete(self, key: str) -> None:
-        self._say(key, None, None)
         self.newest.pop(key, None)
         self.said.setdefault(key, []).append(None)
+        self._say(key, None, None)
 
     def _say(self, key: str, value: bytes | None, partition: int | None) -> None:
         if partition is None:

@@ -75,7 +75,7 @@ def test_of_a_partition_that_goes_nothing_is_left_and_nothing_holds_it_when_it_c
     waiting.add([*records(P, 1), *records(Q, 1)])
     waiting.hold([P], Hold.HALTED)
     waiting.drop([P, Q])
-    assert waiting.partitions() == set()
+    assert waiting.oldest() == {}
     waiting.assign([P, Q])
     waiting.add(records(P, 5))
     assert taken(waiting) == [(P, 5)]
@@ -88,7 +88,7 @@ def test_a_record_that_is_put_back_after_its_partition_went_is_not_ours():
     assert record is not None
     waiting.drop([P])
     waiting.put_back(record, Hold.SCHEMA_AWAY)
-    assert (taken(waiting), waiting.partitions()) == ([], set())
+    assert (taken(waiting), waiting.oldest()) == ([], {})
 
 
 def test_what_is_withdrawn_is_told_by_its_first_record_and_the_partition_waits_on():
@@ -153,7 +153,7 @@ class Model:
         self.room.assign([partition])
 
     def check(self) -> None:
-        assert self.room.partitions() == {each for each in PARTITIONS if self.queues[each]}
+        assert self.room.oldest() == {each: queue[0] for each, queue in self.queues.items() if queue}
         for reason in REASONS:
             assert self.room.held(reason) == {each for each in PARTITIONS if reason in self.reasons[each]}
 

@@ -123,6 +123,30 @@ def test_an_array_that_could_be_a_billion_nothings_is_refused():
         with pytest.raises(ConfigurationError, match="no bytes"):
             avro_schema.AvroSchema(json.dumps({"type": "array", "items": items}))
     avro_schema.AvroSchema(json.dumps({"type": "array", "items": ["null"]}))
+    for size in (0, 1):
+        named = [{"type": "fixed", "name": "F", "namespace": "n", "size": size}, {"type": "array", "items": "n.F"}]
+        if size:
+            avro_schema.AvroSchema(json.dumps(named))
+        else:
+            with pytest.raises(ConfigurationError, match="no bytes"):
+                avro_schema.AvroSchema(json.dumps(named))
+
+
+def test_records_that_share_records_are_looked_at_once():
+    inner: Any = {"type": "record", "name": "R40", "fields": []}
+    for number in reversed(range(40)):  # 2**40 ways lead to the innermost one.
+        fields = [{"name": "a", "type": inner}, {"name": "b", "type": f"R{number + 1}"}]
+        inner = {"type": "record", "name": f"R{number}", "fields": fields}
+    with pytest.raises(ConfigurationError, match="no bytes"):
+        avro_schema.AvroSchema(json.dumps({"type": "array", "items": inner}))
+
+
+def test_a_chain_of_thousands_of_records_is_read_or_refused():
+    chain: list[Any] = [{"type": "record", "name": "R0", "fields": [{"name": "x", "type": "int"}]}]
+    chain += [{"type": "record", "name": f"R{n}", "fields": [{"name": "x", "type": f"R{n - 1}"}]} for n in range(1, 3_000)]
+    assert avro_schema.AvroSchema(json.dumps(chain)).read(b"\0\x0e", 0) == {"x": 7}
+    with pytest.raises(ConfigurationError, match="too deeply"):
+        avro_schema.AvroSchema(json.dumps([*chain, {"type": "array", "items": "R2999"}]))
 
 
 def test_a_decimal_of_a_megabyte_is_a_problem():

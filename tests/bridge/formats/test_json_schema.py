@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.decoding import DecodeError
-from bridge.formats import json_schema
+from bridge.formats import json_patterns, json_schema
 from bridge.formats.choose import FormatError, FormatSettings, choose
 from bridge.formats.registry import RegistrySettings, SchemaRegistry
 from bridge.formats.schema import RegisteredSchema
@@ -110,6 +110,38 @@ def test_no_text_makes_a_pattern_take_long(draft: str, schema: dict[str, object]
         check(value)
 
 
+@pytest.mark.parametrize("draft", ["2019-09", "2020-12"])
+@pytest.mark.parametrize("around", ["a", "default"])
+def test_nor_what_is_left_over_behind_patterns(draft: str, around: str):
+    schema = {"patternProperties": {BACKTRACKS: {}}, "unevaluatedProperties": False}
+    check = json_schema.checker(
+        json.dumps({"$schema": f"https://json-schema.org/draft/{draft}/schema", "properties": {around: {"allOf": [schema]}}})
+    )
+    check({around: {"aaa": 1}})
+    with pytest.raises(DecodeError, match="does not allow"):
+        check({around: {HOSTILE: 1}})
+
+
+@pytest.mark.parametrize("draft", ["2019-09", "2020-12"])
+def test_what_is_left_over_of_a_large_value_is_found_in_linear_time(draft: str):
+    properties = {"additionalProperties": {"type": "integer"}, "unevaluatedProperties": False}
+    items = {"items": {"type": "integer"}, "unevaluatedItems": False}
+    choices = [{"anyOf": [properties]}, {"anyOf": [items]}]
+    check = json_schema.checker(
+        json.dumps({"$schema": f"https://json-schema.org/draft/{draft}/schema", "unevaluatedProperties": False, "anyOf": choices})
+    )
+    check({f"name-{number}": number for number in range(50_000)})  # Looking each up in a list would take minutes.
+    check([1] * 50_000)
+
+
+def test_many_patterns_and_many_names_are_not_compiled_for_each_other():
+    patterns: dict[str, object] = {f"^x{number}": {} for number in range(json_patterns.MAX_PATTERNS + 50)}
+    check = json_schema.checker(json.dumps({"patternProperties": patterns, "additionalProperties": False}))
+    json_patterns._compiled.cache_clear()
+    check({f"x{number}": 1 for number in range(300)})
+    assert json_patterns._compiled.cache_info().misses <= 2 * len(patterns)  # Once for each of the two keywords.
+
+
 def test_nor_where_a_part_of_the_schema_names_a_draft_of_its_own():
     part = RegisteredSchema("JSON", json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", "pattern": BACKTRACKS}))
     check = json_schema.checker('{"$ref": "part"}', (("part", part),))
@@ -127,6 +159,7 @@ def test_nor_where_a_part_of_the_schema_names_a_draft_of_its_own():
         (r"^\p{L}+$", "Müller", "a1"),
         (r"^\d\/\-\\u0041$", r"1/-\u0041", r"1/-\A"),
         (r"^(?<year>[0-9]{4})$", "2024", "24"),
+        (r"^\ud83d\uDE00\u{1F601}$", "😀😁", "😀"),
     ],
 )
 def test_patterns_as_schemas_have_them(pattern: str, fitting: str, other: str):
@@ -145,7 +178,7 @@ def test_patterns_as_schemas_have_them(pattern: str, fitting: str, other: str):
         ({"pattern": "^.{1,2000}$"}, "counts above 1000, or set check_schema: false"),
         ({"pattern": "("}, "missing"),
         ({"pattern": "\ud800"}, "no text"),
-        ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, "cannot be checked together"),
+        ({"properties": {"default": {"pattern": "(?!x)"}}}, "look-around"),  # A property of that name, and no data.
     ],
 )
 def test_what_cannot_be_checked_in_linear_time_is_refused_with_the_schema(schema: object, why: str):
@@ -155,6 +188,7 @@ def test_what_cannot_be_checked_in_linear_time_is_refused_with_the_schema(schema
 
 def test_data_that_looks_like_a_pattern_is_none():
     json_schema.checker(json.dumps({"default": {"pattern": "(?!x)"}, "enum": [{"pattern": "("}]}))
+    json_schema.checker(json.dumps({"properties": {"patternProperties": {"(": 1}, "pattern": {}}}))
 
 
 def test_properties_that_are_not_named():

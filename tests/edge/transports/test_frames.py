@@ -34,6 +34,9 @@ class RecordingSession:
         self.is_text = is_text
         self.got: list[bytes] = []
 
+    def begin_postponed(self) -> None:
+        pass
+
     def receive(self, message: bytes) -> None:
         self.got.append(message)
 

@@ -1,13 +1,18 @@
-"""How much may be unsent: an outbox, and on top of it what the client asked for."""
+"""How much may be unsent: an outbox, and on top of it what the client asked for; and what the ping is for besides."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
+import pytest
+
+from edge.session import Session
 from edge.transports.websocket import WebSocketConnection
 from tests.edge.transports.fake_transport import FakeTransport
 from tests.edge.transports.test_entry import CONNECT, UPGRADE, Door
+from tests.edge.transports.test_frames import frame
 
 OUTBOX = 100
 
@@ -88,3 +93,55 @@ def test_nothing_new_begins_with_more_than_an_outbox_unsent():
         assert not connection.is_full
 
     run(fill)
+
+
+PING = frame(0x89, b"p" * 100)
+IN_FRAGMENTS = frame(0x01, b'{"type":') + frame(0x80, b'"ping","id":2}')
+
+
+@pytest.mark.parametrize("before", [b"", IN_FRAGMENTS], ids=["simple", "after fragments"])
+def test_answers_to_pings_count(before: bytes):
+    async def main() -> None:
+        entry, transport = Door(max_outbox_bytes=OUTBOX).come()
+        entry.data_received(UPGRADE + CONNECT + before)
+        connection = transport.protocol
+        assert isinstance(connection, WebSocketConnection)
+        connection.allow_burst(10_000)
+        leave_unsent(connection, transport, 10_000)
+        await asyncio.sleep(0)
+        transport.unsent += OUTBOX + 1
+        connection.data_received(PING)
+        await asyncio.sleep(0)
+        assert is_closed(transport)
+
+    asyncio.run(main())
+
+
+def test_nothing_is_answered_after_a_close():
+    def close(connection: WebSocketConnection, transport: FakeTransport) -> None:
+        connection.close(4001, "slow_consumer")
+        sent = len(transport.sent)
+        connection.data_received(PING * 10)
+        assert len(transport.sent) == sent
+
+    run(close)
+
+
+def test_what_was_postponed_is_looked_at_with_each_ping():
+    """Somewhat less than an outbox may stay unsent for ever, and the transport then never says that there is room."""
+
+    class Recorder:
+        count = 0
+
+        def begin_postponed(self) -> None:
+            self.count += 1
+
+    recorder = Recorder()
+
+    def wait(connection: WebSocketConnection, transport: FakeTransport) -> None:
+        session, connection.session = connection.session, cast("Session", recorder)
+        connection.ping()
+        connection.session = session
+
+    run(wait)
+    assert recorder.count == 1
