@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from bridge.core.backoff import Backoff
-from bridge.core.chain import DeltaChain
+from bridge.core.chain import DeltaChain, Place, place_of
 from bridge.core.checkpoint import Checkpoint
 from bridge.core.draft import Draft
 from bridge.core.flow import Hold
@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 _FAILED = Outcome.FAILED
 """Looking it up in the enumeration takes longer than what is done with it."""
+
+_MAX_SKIPPED = 10_000
+"""So many drafts that made no push are in flight at most: each is remembered until the bus has answered."""
 
 _MAX_QUICK_TRIES = 3
 """A lost incarnation is answered at once so many times in a row; a bus that is flushed again and again is one that is away."""
@@ -91,18 +94,20 @@ class Delivery:
         pushes = self._chain.prepare(draft, source, time_ms, sole_writer=sole_writer)
         if not pushes:
             counts.skip(self._chain.skipped_as)
-            return False
+            if draft.key is not None and draft.settings.stops_at_failure:
+                self._skipped.append((place_of(draft), source))
+            return self._is_full()
         for push in pushes:
             self._pushes.append(push)
             self._counts.append(counts)
             self._drafts.append(draft)
             self._bytes += len(push.payload) + len(push.delta)
-        return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes
+        return self._is_full()
 
     def add_end(self, record: Record) -> bool:
         """All pushes of this record were added: it is done once they are on the bus. The answer is that of `add`."""
         self._ends.append(record)
-        return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes
+        return self._is_full()
 
     def give_up(self) -> None:
         """Nothing of what is in flight will be pushed; then the chain must not be used any more, as it holds what never came."""
@@ -133,12 +138,17 @@ class Delivery:
             self._lose(lost)
             self._try(self._bus.beat)
 
+    def _is_full(self) -> bool:
+        return len(self._pushes) >= self._max_push or self._bytes >= self._max_bytes or len(self._skipped) >= _MAX_SKIPPED
+
     def _clear(self) -> None:
         self._pushes: list[Push] = []
         self._counts: list[RouteTally] = []
         """Of each push, whose it is."""
         self._drafts: list[Draft] = []
         """And what it was made of."""
+        self._skipped: list[tuple[Place, Source]] = []
+        """What made no push, of keyed channels: it may turn out to be behind one that failed."""
         self._bytes = 0
         self._ends: list[Record] = []
 
@@ -172,8 +182,16 @@ class Delivery:
                 refused.append(Refused(draft, push.source, pushed.reason))
             elif (silenced := self._throttle.admit(push.channel)) is not None:
                 self._log.error("the bus refused a publication", channel=push.channel, reason=pushed.reason, not_shown=silenced)
+        self._unskip(refused)
         if refused or behind:
             self._ends = self._refusals.settle(refused, behind, self.begun, self._ends)
+
+    def _unskip(self, refused: Sequence[Refused]) -> None:
+        """What was skipped behind these comes again with them after a crash, or when their partition goes on."""
+        stopped = {(each.draft.channel, each.source.id) for each in refused}
+        for place, source in self._skipped if stopped else ():
+            if (place[0], source.id) in stopped:
+                self._chain.unskip(place, source)
 
     def _try(self, call: Callable[[], T]) -> T | None:
         """Bring the bus into order, then call. None where the bus is away, or lost its data too often."""

@@ -34,7 +34,7 @@ from shared.envelope import NO_TIME
 from shared.errors import ConfigurationError
 from shared.telemetry import Log
 
-_SOON_S = 0.005
+_SOON_S = 0.001
 _PARKED_AT_ONCE = 100
 """Publications that were parked, in one push: where many of them are refused, one after the other, the rest is not pushed in vain."""
 

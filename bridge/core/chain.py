@@ -227,6 +227,12 @@ class DeltaChain:
         if entry is not None and entry.source == push.source:
             self._drop(place)
 
+    def unskip(self, place: Place, source: Source) -> None:
+        """No push was made for this one, and the bus shall not hear of it: it would take what failed before it for done."""
+        entry = self._entries.get(place)
+        if entry is not None and entry.skipped == source:
+            entry.skipped = None
+
     def distrust(self) -> None:
         """Other bridges may publish, or may have published, on our channels: skip nothing until it is confirmed anew."""
         self._generation += 1

@@ -239,7 +239,11 @@ class SchemaRegistry:
 
     def _complete(self, schema: Any, kind: str, counted: list[int]) -> RegisteredSchema:
         """`schema` with what it refers to. `counted` bounds that: references may form a large net."""
-        text = schema.schema_str or ""
+        text = schema.schema_str
+        if not isinstance(text, str) or not text:  # Something else than a registry answered, and the client would keep it for ever.
+            self._clients.pop(kind, None)
+            msg = "the answer has no schema in it"
+            raise ValueError(msg)
         if len(text) > MAX_SCHEMA_BYTES:
             msg = f"the schema has more than {MAX_SCHEMA_BYTES} characters"
             raise DecodeError(msg)

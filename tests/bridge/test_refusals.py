@@ -23,6 +23,7 @@ routes:
   - {name: feed, channel: feed, kind: stream}
 """
 HALTING = RULES.replace(b"on_error: dead-letter", b"on_error: halt")
+ONLY_CHANGED = RULES.replace(b"max_keys: 2", b"max_keys: 2, only_changed: true")
 WIDER = RULES.replace(b"max_keys: 2", b"max_keys: 9")
 
 
@@ -113,6 +114,24 @@ def test_a_bridge_that_is_killed_before_its_commit_loses_no_letter_and_publishes
     assert (2, (1,)) in letters(world)
     assert history(world) == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2)]
     assert world.topics.committed == {P: 3}
+
+
+@pytest.mark.parametrize("rules", [ONLY_CHANGED, ONLY_CHANGED.replace(b"on_error: dead-letter", b"on_error: halt")])
+def test_what_is_unchanged_behind_it_does_not_make_it_pass_for_done(rules: bytes):
+    world = full_world(rules, partitions=2)
+    pipeline, _ = world.bridge()
+    world.steps(pipeline)
+    world.letters.is_slow = True
+    world.produce(item("c", 1))
+    world.produce(item("a"))  # The bridge knows that this is what the bus has.
+    world.steps(pipeline)
+    world.produce(item("a", 5), partition=1)  # And would tell the bus so with the next one of another partition.
+    world.steps(pipeline)
+    assert history(world) == [("a", 0), ("b", 0), ("a", 5)]
+    successor, _ = world.bridge()  # Of the first one, nobody hears any more.
+    world.steps(successor, 10)
+    assert successor.tally.failed == 1
+    assert letters(world) == [(1, (0,))] if rules is ONLY_CHANGED else "t[0]@1: route table: item 0" in successor.halted[P]
 
 
 def test_a_record_of_several_pushes_is_parked_in_the_middle():

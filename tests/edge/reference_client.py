@@ -91,11 +91,12 @@ class ReferenceClient:
         window: int = 0,
         max_rate: float = 0,
         state: dict[str, int] | None = None,
+        is_partial: bool = False,
     ) -> None:
-        """Subscribe by a frame. `state` is what it holds of a keyed channel, if it was there before."""
+        """Subscribe by a frame. `state` is what it holds of a keyed channel, if it was there before, and maybe only a part."""
         holding = self.holdings[channel] = self._hold(channel, delta)
         if isinstance(holding, KeyedHolding):
-            holding.state = dict(state or {})
+            holding.state, holding.is_partial = dict(state or {}), is_partial
         if position is not None:
             holding.epoch, holding.offset, holding.is_resumed = position.epoch or None, position.offset, bool(position.epoch)
             holding.is_invented = position.offset > 0 and (channel, position.epoch, position.offset) not in self._published

@@ -292,6 +292,7 @@ class EdgeMachine(RuleBasedStateMachine):
                     window=holding.window,
                     max_rate=holding.max_rate,
                     state=holding.state if isinstance(holding, KeyedHolding) and holding.mode is not Mode.ACK else None,
+                    is_partial=isinstance(holding, KeyedHolding) and (holding.is_partial or not holding.is_whole),
                 )
 
         self.simulation.do(go)
@@ -390,3 +391,16 @@ def test_nothing_comes_twice_to_one_who_holds_the_state_while_deliveries_wait():
     simulation.come_to_rest()
     simulation.check_rest()
     simulation.close()
+
+
+@pytest.mark.parametrize("delta", list(DeltaFormat))
+def test_who_comes_back_with_a_part_of_the_state_to_an_edge_that_is_behind_has_all_in_the_end(delta: DeltaFormat):
+    machine = EdgeMachine()
+    machine.begin(count=5, delta=delta, at_rest=True)
+    machine.break_or_mend(number=0)
+    for _ in range(2):
+        machine.leave(which=0)
+    keys, stops = list("abcdef"), [2, 2, 2]
+    machine.crowd(1, Dialect.JSON, delta, Mode.QUEUE, is_full=False, stops=stops, keys=keys, content_type=ContentType.JSON)
+    machine.come_back(which=5, number=0, dialect=Dialect.JSON, delta=delta)
+    machine.teardown()

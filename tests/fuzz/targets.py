@@ -221,7 +221,8 @@ def match_pattern(data: bytes) -> None:
     except ConfigurationError:
         return
     if len(text) < 8 and re.fullmatch(r"[ab.^|()*]{0,12}", pattern):  # So that it does not backtrack for long.
-        assert found == (re.search(pattern, text) is not None)
+        with contextlib.suppress(re.error):  # It has none of `^*`.
+            assert found == (re.search(pattern, text) is not None)
 
 
 def read_rules(data: bytes) -> None:

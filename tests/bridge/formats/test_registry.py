@@ -153,6 +153,19 @@ def test_an_answer_that_is_none_is_trouble(fake: FakeRegistry, monkeypatch: pyte
         client(fake).schema(1)
 
 
+@pytest.mark.parametrize("answer", [{}, {"schema": None}, {"schema": ""}, {"schema": 7}])
+def test_an_answer_without_a_schema_is_not_kept(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch, answer: object):
+    clock = Clock()
+    registry = client(fake, clock)
+    number = fake.register("s", '"int"')
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "answer", lambda *_: (200, answer))
+        with pytest.raises(SchemaUnavailableError, match="no schema in it"):
+            registry.schema(number)
+    clock.now_s += 20
+    assert registry.schema(number).text == '"int"'
+
+
 def test_references_are_fetched_too_and_bounded(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch):
     fake.register("a", '"int"')
     number = fake.register("b", '"long"', references=[("a", "a", 1)])
