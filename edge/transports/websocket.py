@@ -99,6 +99,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_deflate",
         "_fragments",
         "_is_awaiting_pong",
+        "_is_behind",
         "_is_open",
         "_is_short",
         "_later",
@@ -127,6 +128,8 @@ class WebSocketConnection(asyncio.Protocol):
         """What came in a turn of the event loop that had no time for it; None where nothing waits."""
         self._is_open = True
         self._is_awaiting_pong = False
+        self._is_behind = False
+        """Whether something was on its way to the client when that was looked at last."""
         self._is_short = False
         self._taken_bytes = 0
         """By the client's kernel, when it was time for the last ping."""
@@ -278,18 +281,20 @@ class WebSocketConnection(asyncio.Protocol):
             return
         if self.session is not None:
             self.session.begin_postponed()  # What is unsent may stay for long where all is well again, and nobody tells.
+        was_behind, has_taken = self._is_behind, self._look_at_taken()
         if self._is_awaiting_pong:
-            if not self._has_taken_more():
+            # Who took the last of it just now has not had the time to answer what was at its end.
+            if not has_taken or not (was_behind or self._is_behind):
                 self.close(*CLOSE_PING_TIMEOUT)
             return
-        self._has_taken_more()
         self._is_awaiting_pong = True
         self._transport.write(PING_FRAME)
         if self._transport.get_write_buffer_size() == 0:
             self._outbox_bytes = self._all.node.limits.max_outbox_bytes  # What it asked for once is read.
 
-    def _has_taken_more(self) -> bool:
-        """Whether there is something on its way to the client, and it has taken some since this was asked the last time."""
+    def _look_at_taken(self) -> bool:
+        """Note whether something is on its way to the client. Returns whether it has taken some since this was asked the last time."""
+        self._is_behind = False
         connection = self._transport.get_extra_info("socket")
         if connection is None:
             return False
@@ -299,7 +304,9 @@ class WebSocketConnection(asyncio.Protocol):
         except (OSError, struct.error):
             return False  # It is closed, or the kernel does not tell.
         before, self._taken_bytes = self._taken_bytes, acknowledged
-        return acknowledged > before and bool(unacknowledged or unsent or self._transport.get_write_buffer_size())
+        self._is_behind = bool(unacknowledged or unsent or self._transport.get_write_buffer_size())
+        has_taken: bool = acknowledged > before
+        return has_taken
 
     def check_time(self, now: float) -> None:
         """Close a client that never introduced itself; cut one that does not finish its close."""

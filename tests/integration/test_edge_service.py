@@ -534,11 +534,11 @@ class TestSlowConsumer:
 
     def test_who_reads_slowly_is_there(self, bridge: Bridge, redis_url: str, start_project: StartProject):
         """A ping is behind all that was sent before it: who still reads that has not failed to answer."""
-        edge = EdgeProcess(start_project, redis_url, "--ping-interval-s", 1)
+        edge = EdgeProcess(start_project, redis_url, "--ping-interval-s", 2)
 
         def read(slow: RawSocket) -> None:
             got, pause = 0, threading.Event()
-            while got < 600_000:
+            while got < 400_000:
                 got += len(slow.read_some(20_000))
                 pause.wait(0.1)
             assert slow.answer()["channel"] == "big"

@@ -23,6 +23,7 @@ class FakeTransport(asyncio.Transport):
         self.is_paused = False
         self.unsent = 0
         """As many bytes wait for the client."""
+        self.socket: Any = None
         self.protocol: asyncio.BaseProtocol | None = None
         self.on_write: Callable[[FakeTransport], None] | None = None
 
@@ -57,6 +58,8 @@ class FakeTransport(asyncio.Transport):
         return self.unsent
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "socket":
+            return self.socket
         return ("192.0.2.1", 5) if name == "peername" else default
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import cast
 
@@ -145,3 +146,35 @@ def test_what_was_postponed_is_looked_at_with_each_ping():
 
     run(wait)
     assert recorder.count == 1
+
+
+class Kernel:
+    """A socket of which only the kernel's counts are asked for (tcp(7), TCP_INFO)."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.on_its_way = 0
+
+    def getsockopt(self, *_: int) -> bytes:
+        return struct.pack("=24xI92xQ16xI", self.on_its_way, self.taken, 0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "is_there"),
+    [
+        # (taken so far, on its way) at each ping, the first of which is sent.
+        ([(0, 9), (5, 4), (8, 1)], True),
+        ([(0, 9), (5, 4), (9, 0)], True),  # It has the ping now; it may need a moment to answer.
+        ([(0, 9), (5, 4), (9, 0), (9, 0)], False),
+        ([(0, 9), (5, 4), (5, 4)], False),
+        ([(9, 0), (11, 0)], False),  # Its kernel took the ping, and nobody answers.
+        ([(9, 0), (11, 0), (20, 0)], False),
+    ],
+)
+def test_who_does_not_answer_a_ping_is_there_as_long_as_it_takes_what_came_before(looks: list[tuple[int, int]], is_there: bool):
+    def look(connection: WebSocketConnection, transport: FakeTransport) -> None:
+        transport.socket = kernel = Kernel()
+        for kernel.taken, kernel.on_its_way in looks:
+            connection.ping()
+
+    assert (b"ping_timeout" not in run(look).sent) is is_there
