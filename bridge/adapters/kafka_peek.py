@@ -86,8 +86,7 @@ class KafkaPeek:
             raise PeekError(msg)
         low, high = self._watermarks(topic, partition, deadline)
         if not low <= offset < high:
-            has = f"has records from {low} to {high - 1}" if high > low else "is empty"
-            msg = f"{topic}[{partition}] has no record at {offset}: it {has}"
+            msg = f"{topic}[{partition}] has no record at {offset}: it {_what_it_has(low, high)}"
             raise PeekError(msg)
         found, is_complete = self._read(topic, {partition: (max(low, offset - before), offset + 1)}, deadline)
         records = found.get(partition, [])
@@ -145,6 +144,12 @@ class KafkaPeek:
                 if error is not None or (message.offset() or 0) >= end - 1:
                     open_.discard(number)
         return found, not open_
+
+
+def _what_it_has(low: int, high: int) -> str:
+    if high > low:
+        return f"has records from {low} to {high - 1}"
+    return f"has none any more, those up to {high - 1} were removed" if high else "is empty"
 
 
 def _no_such_topic(topic: str, topics: Iterable[str]) -> str:

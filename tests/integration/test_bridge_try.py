@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.rig.kafka_server import KafkaCluster
@@ -82,3 +83,13 @@ def test_one_record_is_explained_by_its_place(command: Command):
     assert "item.n = 3" in done.stdout
     done = command("explain", "--partition", 0, "--offset", 99)
     assert (done.returncode, done.stderr.strip()) == (1, f"{command.topic}[0] has no record at 99: it has records from 0 to 2")
+
+
+def test_records_that_were_removed_are_told(command: Command, kafka: KafkaCluster):
+    produce(command, 9)
+    admin = kafka.admin()
+    place = TopicPartition(command.topic, 0, 3)
+    admin.delete_records([place])[place].result(60)
+    done = command("explain", "--partition", 0, "--offset", 1)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"{command.topic}[0] has no record at 1: it has none any more, those up to 2 were removed"

@@ -311,6 +311,8 @@ class KafkaCluster:
             "share.coordinator.state.topic.replication.factor": replicas,
             "share.coordinator.state.topic.min.isr": "1",
             "file.delete.delay.ms": "0",
+            # Records may carry times of years ago: a sweep, every five minutes, would take them from under a test.
+            "log.retention.ms": "-1",
             # A broker that was killed may register again only after its old session: let that be soon.
             "broker.heartbeat.interval.ms": "250",
             "broker.session.timeout.ms": "1500",

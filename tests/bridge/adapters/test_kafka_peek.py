@@ -68,6 +68,8 @@ def test_one_record_and_those_before_it(peek: KafkaPeek):
     assert [record.offset for record in peek.at("numbers", 1, 1, before=100).records] == [0, 1]
     with pytest.raises(PeekError, match=r"numbers\[1\] has no record at 99: it has records from 0 to 12"):
         peek.at("numbers", 1, 99, before=2)
+    with pytest.raises(PeekError, match=r"empty\[0\] has no record at 0: it is empty"):
+        peek.at("empty", 0, 0, before=2)
     with pytest.raises(PeekError, match="has no partition 77"):
         peek.at("numbers", 77, 0, before=2)
 
