@@ -236,7 +236,7 @@ class Session:
         channel = paced.channel
         floor = paced.floor if isinstance(paced, KeyedPaced) else 0
         del self._paced[channel.label.number]
-        self._node.deliveries.flush(channel)  # What waits there it was sent already.
+        self._node.deliveries.close_to_newcomers(channel)  # What waits there it was sent already.
         subscription = Subscription(channel, paced.variant, self._pipe.write, self, floor=floor)
         self._subscriptions[channel.label.name] = subscription
         channel.add(subscription, in_step=channel.stream.newest is not None and not channel.is_behind(floor))
