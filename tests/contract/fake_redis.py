@@ -1,6 +1,6 @@
 """fakeredis as a server for the publish script: the real Lua text runs on it, in this process, where no server is.
 
-Two things that the script and its caller need are missing in fakeredis, and added here: Lua's `struct`, and the run id in INFO.
+Two things that the script and its caller need are missing in fakeredis, and added here: Lua's `struct`, and INFO.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 import fakeredis
 import redis
 
-_INFO = b"redis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:" + b"f" * 40 + b"\r\n"
+_INFO = "redis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:" + "f" * 40 + "\r\nmaxmemory_policy:{}\r\n"
 _PYTHONS_LETTERS = {"B": "B", "I4": "I", "I8": "Q", "i8": "q", "d": "d"}
 
 
 class FakeServer:
     """An empty server, to be asked for clients as `RedisServer` is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, eviction_policy: str = "noeviction") -> None:
+        self._info = _INFO.format(eviction_policy).encode()
         self._server = fakeredis.FakeServer(version=(7, 0))
         client = self.client()
         client.eval("return 1", 0)  # This makes the Lua that all scripts share.
@@ -28,24 +29,29 @@ class FakeServer:
 
     def client(self) -> redis.Redis:
         """A new client, for the caller to close."""
-        return fakeredis.FakeRedis(server=self._server, connection_class=_Connection)
+        client = fakeredis.FakeRedis(server=self._server, connection_class=_Connection)
+        client.connection_pool.connection_kwargs["info"] = self._info
+        return client
 
 
 class _Connection(fakeredis.FakeRedisConnection):
     """One that answers INFO."""
 
-    _is_asked_who = False
+    def __init__(self, *arguments: Any, info: bytes, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._info = info
+        self._is_asked_for_info = False
 
     def send_command(self, *command: Any, **options: Any) -> None:
-        self._is_asked_who = command == ("INFO", "server")
-        if not self._is_asked_who:
+        self._is_asked_for_info = command[0] == "INFO"
+        if not self._is_asked_for_info:
             super().send_command(*command, **options)
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
-        if not self._is_asked_who:
+        if not self._is_asked_for_info:
             return super().read_response(*arguments, **options)
-        self._is_asked_who = False
-        return _INFO
+        self._is_asked_for_info = False
+        return self._info
 
 
 def _add_struct(server: Any) -> None:
