@@ -17,6 +17,7 @@ from edge.namespaces import load_policies
 from edge.settings import DEFAULT_INTERNAL_PORT, DEFAULT_PORT, Settings, check_settings
 from shared.bus.layout import DEFAULT_PREFIX
 from shared.errors import ConfigurationError, DistributaryError
+from shared.extras import needing
 from shared.telemetry import LogFormat, configure
 
 app = typer.Typer(
@@ -249,7 +250,8 @@ def _checked(settings: Settings, namespaces: Path | None) -> Settings:
 def main() -> None:
     """Entry point of the `edge` script."""
     try:
-        app()
+        with needing("edge"):
+            app()
     except KeyboardInterrupt:
         sys.exit(130)
 
