@@ -2,7 +2,8 @@
 
 `uniqueItems`: the library compares each item with each other, which is minutes for some thousands of objects. `pattern`,
 `patternProperties`, `additionalProperties`: it has Python's engine of regular expressions (bridge/formats/json_patterns.py). Both are
-so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own.
+so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own. And one that the library falls over:
+`additionalItems` beside `items: true`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,14 @@ def _additional_properties(validator: Any, allowed: Any, value: Any, schema: dic
         yield ValidationError(f"has properties that the schema does not allow: {', '.join(map(repr, others[:20]))}")
 
 
+def _additional_items(validator: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iterator[ValidationError]:
+    if isinstance(schema.get("items"), list):  # Else there are none: `items` is about all of them.
+        plain: Any = jsonschema.validators.Draft7Validator
+        yield from plain.VALIDATORS["additionalItems"](validator, allowed, value, schema)
+
+
 _KEYWORDS: dict[str, Keyword] = {
+    "additionalItems": _additional_items,
     "additionalProperties": _additional_properties,
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
