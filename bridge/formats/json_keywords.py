@@ -2,8 +2,8 @@
 
 `uniqueItems`: the library compares each item with each other, which is minutes for some thousands of objects. `pattern`,
 `patternProperties`, `additionalProperties`: it has Python's engine of regular expressions (bridge/formats/json_patterns.py). Both are
-so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own. And one that the library falls over:
-`additionalItems` beside `items: true`.
+so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own. And `additionalItems`, with which it fails where
+`items` is true or false.
 """
 
 from __future__ import annotations
@@ -88,9 +88,15 @@ def _additional_properties(validator: Any, allowed: Any, value: Any, schema: dic
 
 
 def _additional_items(validator: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iterator[ValidationError]:
-    if isinstance(schema.get("items"), list):  # Else there are none: `items` is about all of them.
-        plain: Any = jsonschema.validators.Draft7Validator
-        yield from plain.VALIDATORS["additionalItems"](validator, allowed, value, schema)
+    """Without effect where `items` is one schema for all (draft-07, section 6.4.2)."""
+    items = schema.get("items")
+    if not isinstance(value, list) or not isinstance(items, list):
+        return
+    if allowed is False and len(value) > len(items):
+        yield ValidationError(f"has {len(value)} items, and the schema allows {len(items)}")
+    elif isinstance(allowed, dict):
+        for index in range(len(items), len(value)):
+            yield from validator.descend(value[index], allowed, path=index)
 
 
 _KEYWORDS: dict[str, Keyword] = {
