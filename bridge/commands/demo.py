@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _USAGE_ERROR = 2
+_YOURS = "Your own"
 
 
 class _Stop:
@@ -78,7 +79,7 @@ def demo(
     speed: Annotated[
         float, typer.Option(min=0.001, help="Divides the interval: 10 is ten times faster.", envvar="BRIDGE_DEMO_SPEED")
     ] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop", help="Start the replay again at its end.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Start the replay again at its end.", envvar="BRIDGE_DEMO_LOOP")] = False,
     vehicles: Annotated[
         int, typer.Option(min=1, max=8000, help="Vehicles in the simulation.", envvar="BRIDGE_DEMO_VEHICLES")
     ] = DEFAULT_VEHICLES,
@@ -88,15 +89,21 @@ def demo(
         typer.Option("--gtfs-rt", help="Send GTFS-realtime, as transit agencies do, and not JSON.", envvar="BRIDGE_DEMO_GTFS_RT"),
     ] = False,
     rules: Annotated[
-        Path | None, typer.Option(help="Routing rules other than the demo's own.", envvar="BRIDGE_DEMO_RULES", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Routing rules other than the demo's own.", envvar="BRIDGE_DEMO_RULES", show_default=False, rich_help_panel=_YOURS
+        ),
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the first edge; a port in use is skipped. 0: any.", envvar="BRIDGE_DEMO_PORT")
     ] = 8000,
     edges: Annotated[int, typer.Option(min=1, max=16, help="Edge processes.", envvar="BRIDGE_DEMO_EDGES")] = 2,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page.")] = True,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page.", envvar="BRIDGE_DEMO_PAGE")] = True,
     redis_server: Annotated[
-        str | None, typer.Option(help="The Redis to run.", envvar="BRIDGE_DEMO_REDIS_SERVER", show_default="from PATH or .parts/")
+        str | None,
+        typer.Option(
+            help="The Redis to run.", envvar="BRIDGE_DEMO_REDIS_SERVER", show_default="from PATH or .parts/", rich_help_panel=_YOURS
+        ),
     ] = None,
 ) -> None:
     """Start an embedded Kafka, a Redis, a bridge and edges; feed them a simulated city; show it on a live page.
