@@ -29,6 +29,7 @@ from bridge.demo.stack import (
     Part,
     Ports,
     StackSettings,
+    await_first_record,
     choose_ports,
     environment_of_children,
     feed,
@@ -176,6 +177,7 @@ def _run(
         with Children(directory, environment=environment_of_children(os.environ)) as children:
             with console.status("starting Redis, bridge and edges"):
                 started = start(children, parts, stop)
+                await_first_record(children, ports, stop)
             if not stop():
                 _show(console, settings, ports, kafka, parts, started, hint)
 

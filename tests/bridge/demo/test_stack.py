@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from bridge.adapters.internal_http import Health, InternalServer
 from bridge.demo.stack import (
     DEFAULT_RULES,
     Ports,
@@ -18,6 +20,7 @@ from bridge.demo.stack import (
     environment_of_children,
     feed,
     find_redis_server,
+    has_caught_up,
     is_free,
     plan,
 )
@@ -66,6 +69,20 @@ def test_readiness_asks_each_part_its_own_port(taken: int) -> None:
     ports = Ports(redis=free, bridge_internal=taken, edges=(free,), edges_internal=(free,))
     redis, bridge, edge = plan(StackSettings(edges=1), ports, "x", Path("/tmp/x"))
     assert (redis.is_ready(), bridge.is_ready(), edge.is_ready()) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "lag", "is_so"),
+    [("starting", None, False), ("ready", None, False), ("ready", 2, False), ("ready", 0, True), ("degraded", 2, True)],
+)
+def test_a_bridge_has_caught_up_when_nothing_is_left_or_something_keeps_it(status: str, lag: int | None, is_so: bool) -> None:
+    health = Health(status, is_alive=True, details={"lag": lag})
+    server = InternalServer("127.0.0.1", 0, health=lambda: health, registry=CollectorRegistry())
+    try:
+        assert has_caught_up(server.port) is is_so
+    finally:
+        server.close()
+    assert not has_caught_up(server.port)
 
 
 def test_a_port_in_use_is_skipped(taken: int) -> None:
