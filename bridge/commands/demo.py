@@ -20,6 +20,7 @@ from rich.table import Table
 from bridge.commands import terminal
 from bridge.demo.children import Child, ChildError, Children
 from bridge.demo.kafka import EmbeddedKafka, EmbeddedKafkaError
+from bridge.demo.pace import OTHERWISE_S, Pace, time_of_json
 from bridge.demo.replay import JSON, Recording, Replay
 from bridge.demo.simulation import DEFAULT_VEHICLES, FIRST_ID, Simulation
 from bridge.demo.stack import (
@@ -76,10 +77,13 @@ def demo(
             "instead of the simulation.",
         ),
     ] = None,
-    interval: Annotated[float, typer.Option(min=0.001, help="Seconds between two records.", envvar="BRIDGE_DEMO_INTERVAL")] = 1.0,
-    speed: Annotated[
-        float, typer.Option(min=0.001, help="Divides the interval: 10 is ten times faster.", envvar="BRIDGE_DEMO_SPEED")
-    ] = 1.0,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Seconds between two records.", envvar="BRIDGE_DEMO_INTERVAL", show_default="1, or as in the recording"
+        ),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.001, help="10 is ten times faster.", envvar="BRIDGE_DEMO_SPEED")] = 1.0,
     loop: Annotated[bool, typer.Option("--loop", help="Start the replay again at its end.", envvar="BRIDGE_DEMO_LOOP")] = False,
     vehicles: Annotated[
         int, typer.Option(min=1, max=8000, help="Vehicles in the simulation.", envvar="BRIDGE_DEMO_VEHICLES")
@@ -123,12 +127,24 @@ def demo(
             rules=_checked(rules or kind.rules), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
         )
         ports = choose_ports(port, edges)
+        pace = Pace(interval if inputs or interval else OTHERWISE_S)
     except ConfigurationError as error:
         for problem in error.problems:
             console.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
         raise typer.Exit(_USAGE_ERROR) from error
+    if inputs and not interval:
+        console.print("Replaying at the pace of the recording, where it has times; --speed 10 is ten times faster.")
     try:
-        _run(console, stop, settings, ports, EmbeddedKafka(kind.topic), records, hint, interval / speed)
+        _run(
+            console,
+            stop,
+            settings,
+            ports,
+            EmbeddedKafka(kind.topic),
+            records,
+            hint,
+            lambda record: pace.wait_s(kind.time_of(record)) / speed,
+        )
     except (ChildError, ConfigurationError, EmbeddedKafkaError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         for line in error.log if isinstance(error, ChildError) else []:
@@ -144,9 +160,11 @@ class _Kind(msgspec.Struct, frozen=True):
     recording: Recording
     encode: Callable[[list[dict[str, Any]], int], bytes]
     """Of the simulation's entities at a tick."""
+    time_of: Callable[[bytes], float | None]
+    """When a recorded one was made."""
 
 
-_JSON = _Kind(TOPIC, DEFAULT_RULES, JSON, lambda entities, _tick: msgspec.json.encode(entities))
+_JSON = _Kind(TOPIC, DEFAULT_RULES, JSON, lambda entities, _tick: msgspec.json.encode(entities), time_of_json)
 
 
 def _gtfs_realtime() -> _Kind:
@@ -155,7 +173,7 @@ def _gtfs_realtime() -> _Kind:
     except ImportError as error:
         raise ConfigurationError([f"--gtfs-rt needs {error.name}: install distributary[formats]"]) from error
     recording = Recording(gtfs_realtime.SUFFIXES, gtfs_realtime.checked)
-    return _Kind(gtfs_realtime.TOPIC, gtfs_realtime.RULES, recording, gtfs_realtime.feed_message)
+    return _Kind(gtfs_realtime.TOPIC, gtfs_realtime.RULES, recording, gtfs_realtime.feed_message, gtfs_realtime.time_of)
 
 
 def _run(
@@ -166,13 +184,15 @@ def _run(
     kafka: EmbeddedKafka,
     records: Iterator[bytes],
     hint: str,
-    interval_s: float,
+    wait_s: Callable[[bytes], float],
 ) -> None:
     """Run the stack until `stop` is asked for; raise ChildError if a process ends by itself."""
     with tempfile.TemporaryDirectory(prefix="distributary-demo-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         # The first record makes the topic, so that the bridge finds it when it subscribes.
-        kafka.send(next(records))
+        first = next(records)
+        wait_s(first)  # The next one is due so long after it.
+        kafka.send(first)
         parts = plan(settings, ports, kafka.bootstrap_servers, directory)
         with Children(directory, environment=environment_of_children(os.environ)) as children:
             with console.status("starting Redis, bridge and edges"):
@@ -187,7 +207,7 @@ def _run(
                     time.sleep(seconds)
                 return stop()
 
-            if feed(records, kafka.send, interval_s, idle):
+            if feed(records, kafka.send, wait_s, idle):
                 console.print(f"The input ended after {kafka.sent} records; everything stays up. Ctrl-C ends it.")
                 while not idle(0.25):
                     pass

@@ -160,19 +160,19 @@ def await_first_record(children: Children, ports: Ports, stop: Callable[[], bool
         time.sleep(_POLL_S)
 
 
-def feed(records: Iterator[bytes], send: Callable[[bytes], None], interval_s: float, idle: Callable[[float], bool]) -> bool:
-    """Send a record each `interval_s`; return True when they came to their end, False when `idle` said to stop.
+def feed(records: Iterator[bytes], send: Callable[[bytes], None], wait_s: Callable[[bytes], float], idle: Callable[[float], bool]) -> bool:
+    """Send each record `wait_s` after the one before; return True when they came to their end, False when `idle` said to stop.
 
     `idle(seconds)` waits at most so long, looks after the processes, and tells whether to stop.
     """
     due_s = time.monotonic()
     for record in records:
-        send(record)
         # After a suspended laptop or a stopped process, do not catch up with a burst.
-        due_s = max(due_s + interval_s, time.monotonic() - _MAX_LAG_S)
+        due_s = max(due_s + wait_s(record), time.monotonic() - _MAX_LAG_S)
         while (left_s := due_s - time.monotonic()) > 0:
             if idle(min(left_s, _LONGEST_WAIT_S)):
                 return False
+        send(record)
         if idle(0):
             return False
     return True

@@ -123,13 +123,14 @@ def test_the_example_is_the_demo_s_own_rules() -> None:
 
 def test_every_record_is_sent_once_in_order() -> None:
     sent: list[bytes] = []
-    assert feed(iter([b"1", b"2", b"3"]), sent.append, 0.0, lambda _seconds: False) is True
+    assert feed(iter([b"1", b"2", b"3"]), sent.append, lambda _record: 0.0, lambda _seconds: False) is True
     assert sent == [b"1", b"2", b"3"]
 
 
 def test_feeding_stops_when_told() -> None:
     sent: list[bytes] = []
-    assert feed(iter([b"1", b"2", b"3"]), sent.append, 3600.0, lambda _seconds: len(sent) == 1) is False
+    waits = {b"1": 0.0, b"2": 3600.0}
+    assert feed(iter([b"1", b"2", b"3"]), sent.append, waits.__getitem__, lambda seconds: seconds > 0 and len(sent) == 1) is False
     assert sent == [b"1"]
 
 
@@ -138,7 +139,7 @@ def test_feeding_passes_on_what_the_watch_raises() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        feed(iter([b"1"]), lambda _record: None, 3600.0, idle)
+        feed(iter([b"1"]), lambda _record: None, lambda _record: 3600.0, idle)
 
 
 def test_the_runner_is_this_python() -> None:
