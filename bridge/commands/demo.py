@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from bridge.commands import terminal
+from bridge.core.decoding import SchemaUnavailableError
+from bridge.core.record import Record
+from bridge.core.routing import Router
+from bridge.core.ruleset import CompiledRules
 from bridge.demo.children import Child, ChildError, Children
 from bridge.demo.kafka import EmbeddedKafka, EmbeddedKafkaError
 from bridge.demo.pace import OTHERWISE_S, Pace, time_of_json
@@ -96,7 +100,10 @@ def demo(
     rules: Annotated[
         Path | None,
         typer.Option(
-            help="Routing rules other than the demo's own.", envvar="BRIDGE_DEMO_RULES", show_default=False, rich_help_panel=_YOURS
+            help="Routing rules other than the demo's own. The live page shows feed, bus:ID and position:ID.",
+            envvar="BRIDGE_DEMO_RULES",
+            show_default=False,
+            rich_help_panel=_YOURS,
         ),
     ] = None,
     port: Annotated[
@@ -123,8 +130,12 @@ def demo(
         kind = _gtfs_realtime() if gtfs_rt else _JSON
         paths = [*(inputs or []), *(files or [])]
         records, hint = _records(paths, kind, loop=loop, replay=bool(inputs), simulation=Simulation(seed, vehicles))
+        compiled = _checked(rules or kind.rules)
+        first = next(records)
+        hint = channel_to_try(compiled, Record(kind.topic, 0, 0, None, None, first), hint)
+        records = chain([first], records)
         settings = StackSettings(
-            rules=_checked(rules or kind.rules), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
+            rules=rules or kind.rules, port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
         )
         ports = choose_ports(port, edges)
         pace = Pace(interval if inputs or interval else OTHERWISE_S)
@@ -230,12 +241,20 @@ def _example_id(simulation: Simulation) -> str:
     return "1430" if "1430" in ids else str(ids[0] if ids else FIRST_ID)
 
 
-def _checked(rules: Path) -> Path:
-    """The rules file, with its mistakes told before anything starts."""
+def _checked(rules: Path) -> CompiledRules:
+    """What is in the rules file, with its mistakes told before anything starts."""
     if not rules.is_file():
         raise ConfigurationError([f"{rules}: there is no such rules file"])
-    load_rules(rules)
-    return rules
+    return load_rules(rules)
+
+
+def channel_to_try(rules: CompiledRules, first: Record, best: str) -> str:
+    """A channel that has publications: `best`, unless the rules send the first record to others only."""
+    try:
+        channels = [draft.channel for draft in Router(rules).route(first).drafts]
+    except SchemaUnavailableError:
+        return best
+    return best if best in channels or not channels else channels[0]
 
 
 def _show(
