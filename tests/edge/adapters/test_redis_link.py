@@ -1,91 +1,74 @@
-"""When a link to Redis is given up, and when it is only this edge that does not listen."""
+"""A link to Redis that is up and says nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from edge.adapters.redis_bus import RedisBus
+from edge.adapters import redis_link
 from edge.adapters.redis_connection import RedisConnection, parse_address
-from edge.adapters.redis_link import BEAT_TIMEOUT_S, PING_INTERVAL_S, Link
-from tests.edge.virtual_loop import VirtualLoop
+from edge.adapters.redis_link import PLAIN, Link, LinkOwner
+from shared.errors import BusUnavailableError
+from tests.rig.wait import wait_until_async
 
 
 class Connection:
-    """Answers whatever it is asked; pushed messages come when the test says so."""
+    """Answers when a test does it for it."""
 
     def __init__(self) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.held: list[bool] = []
+        self.sent: list[bytes] = []
 
-    async def ask(self, *_: object) -> str:
+    def send(self, packed: bytes) -> None:
+        self.sent.append(packed)
+
+    async def ask(self, *_: str) -> str:
         return "PONG"
 
-    def send(self, _: bytes) -> None:
-        """Nobody answers."""
 
-    def hold(self, is_held: bool) -> None:
-        self.held.append(is_held)
-
-
-class World:
-    """A link that is up, and time."""
+class Watched:
+    """A link that watches two connections."""
 
     def __init__(self) -> None:
-        self.loop = VirtualLoop()
-        self.loop.do(self._begin)
+        self.reader, self.pubsub = Connection(), Connection()
+        self.link = Link(cast("LinkOwner", SimpleNamespace(layout=None)), parse_address("redis://127.0.0.1:1"), "Redis here", PLAIN)
+        self.link._pubsub = cast("Any", self.pubsub)
+        connections = cast("tuple[RedisConnection, RedisConnection]", (self.reader, self.pubsub))
+        self.watching = asyncio.create_task(self.link._watch(*connections))
 
-    def _begin(self) -> None:
-        address = parse_address("redis://127.0.0.1:1")
-        bus = RedisBus([address], prefix="d", clock=self.loop.time, random=random.Random(1).random)
-        self.link: Any = Link(bus, address, "Redis", bus._placement.links[0]._dialect)
-        self.pubsub = Connection()
-        self.link._pubsub = cast("RedisConnection", self.pubsub)
-        self.link._heard_at = self.loop.time()
-        self.watching = self.loop.create_task(self.link._watch(cast("RedisConnection", Connection()), cast("RedisConnection", self.pubsub)))
+    async def pinged(self, times: int) -> None:
+        await wait_until_async(lambda: len(self.pubsub.sent) >= times, what=f"{times} pings", interval_s=0)
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.watching.cancel()
-    world.loop.finish()
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_link, "PING_INTERVAL_S", 0.001)
+    monkeypatch.setattr(redis_link, "LOOK_S", 0)
 
 
-def test_a_subscription_that_does_not_answer_is_given_up(world: World):
-    world.loop.advance(PING_INTERVAL_S + 2)
-    assert "does not answer" in str(world.watching.exception())
+def test_a_subscription_that_answers_late_is_there():
+    async def main() -> None:
+        watched = Watched()
+        for times in range(1, 4):
+            await watched.pinged(times)
+            for _ in range(redis_link.LOOKS - 5):
+                await asyncio.sleep(0)
+            watched.link._on_messages([[b"pong", b""]])
+        watched.pubsub.lost.set_result(None)
+        with pytest.raises(BusUnavailableError, match="connection lost"):
+            await watched.watching
+
+    asyncio.run(main())
 
 
-def test_one_that_is_held_is_not(world: World):
-    """However long it takes to write what came: the answer to the ping waits behind what is not read."""
-    world.loop.do(lambda: world.link.hold(True))
-    world.loop.advance(5 * PING_INTERVAL_S)
-    assert not world.watching.done()
-    assert world.pubsub.held == [True]
+def test_one_that_never_answers_is_given_up():
+    async def main() -> None:
+        watched = Watched()
+        with pytest.raises(BusUnavailableError, match="the subscription does not answer"):
+            await watched.watching
+        assert len(watched.pubsub.sent) == 1
 
-
-def test_nor_one_that_was_held_when_it_was_asked(world: World):
-    world.loop.advance(PING_INTERVAL_S - 0.5)
-    world.loop.do(lambda: world.link.hold(True))
-    world.loop.advance(1)
-    world.loop.do(lambda: world.link.hold(False))
-    world.loop.advance(1)
-    assert not world.watching.done()
-    world.loop.advance(PING_INTERVAL_S + 2)
-    assert world.watching.done(), "the next one is judged again"
-
-
-def test_bridges_are_not_silent_while_nobody_listens(world: World):
-    world.loop.do(lambda: world.link.hold(True))
-    world.loop.advance(2 * BEAT_TIMEOUT_S)
-    assert not world.link.is_silent
-    world.loop.do(lambda: world.link.hold(False))
-    assert not world.link.is_silent
-    world.loop.advance(BEAT_TIMEOUT_S)
-    assert world.link.is_silent
+    asyncio.run(main())
