@@ -115,7 +115,7 @@ def test_the_page_shows_moving_vehicles_and_what_deltas_save(demo: Process, page
     page.wait_until(lambda now: now["deltas"] > 500, "deltas")
     assert 0 < page.state()["saving"] < 1
     page.page.wait_for_function("document.querySelectorAll('#channels tr').length === 152")
-    assert re.fullmatch(r"[\d.]+ k?B", page.text("#total-received"))
+    assert re.fullmatch(r"[\d.]+ [kM]?B", page.text("#total-received"))
     assert re.fullmatch(r"\d+ %", page.text("#total-saving"))
     assert re.fullmatch(r"[\d.]+ ms", page.text("#total-latency"))
     if target := os.environ.get("DISTRIBUTARY_SCREENSHOT"):
