@@ -263,6 +263,8 @@ class Node:
             history = await self._bus.read(lane.name, asked)
             if stream.epoch != epoch:
                 continue  # The first publication overtook the answer, which may still say that there is none.
+            # Before the stream moves: those who go at their own pace are told of what was, not of an epoch that begins with a gap.
+            self.deliveries.flush(lane.channel)
             refill = stream.refill(history.envelopes, asked=asked, most=most)
             if refill.needs_keys:
                 if lane.is_live:
@@ -275,7 +277,6 @@ class Node:
         for waiting in present:
             waiting.is_checked = True
         self._reach.learn(lane, history)
-        self.deliveries.flush(lane.channel)
         if refill.gap is not None:
             self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
