@@ -169,18 +169,13 @@ class _RouteRunner:
         self._mark_deletion = marker(route.marks.without_value)
         self.content_type: ContentType = route.content_type
         self._decoder = route.source.decoder
-        # Where no expression looks at the key, nothing is made of it.
-        reads_key = any("key" in expression.roots for expression in route.expressions)
-        self._key_decoder = route.source.key_decoder if reads_key else None
+        self._key_decoder = route.source.key_decoder if route.reads_key else None
         self._split = route.split.evaluate if route.split is not None else None
         self._where = route.where.evaluate if route.where is not None else None
         self._where_needs_value = route.where is not None and route.where.needs_value
         self._channels = tuple(template.render for template in route.channels)
         self._payload_of = _payload_function(route)
-        # A value that is passed on as it came is decoded all the same, to check it: clients must never get what is no JSON
-        # (no text) under the name of JSON (text).
-        passes_value_on = route.projection is None and self._decoder.has_value
-        self._needs_value = passes_value_on or any(expression.needs_value for expression in route.expressions)
+        self._needs_value = route.reads_value
 
     def takes(self, topic: str) -> bool:
         """Whether records of `topic` are for this route."""
