@@ -64,11 +64,19 @@ class Router:
     """
 
     def __init__(self, rules: CompiledRules, *, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self._clock = clock
         self._runners = [_RouteRunner(route, clock) for route in rules.routes]
         self._by_topic: dict[str, list[_RouteRunner]] = {}
 
     def __repr__(self) -> str:
         return f"Router(routes={[runner.route.name for runner in self._runners]}, topics_seen={len(self._by_topic)})"
+
+    def with_rules(self, rules: CompiledRules) -> Router:
+        """A router for other rules. Routes that both have (the very objects) go on: the channels that they made stay counted."""
+        made = Router(msgspec.structs.replace(rules, routes=()), clock=self._clock)
+        known = {id(runner.route): runner for runner in self._runners}
+        made._runners = [known.get(id(route)) or _RouteRunner(route, self._clock) for route in rules.routes]
+        return made
 
     def route(self, record: Record, replay: Replay | None = None) -> Routed:
         """Make the drafts of `record`; a problem with one item leaves the others alone. Raises SchemaUnavailableError.
