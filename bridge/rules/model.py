@@ -43,12 +43,10 @@ MIN_HISTORY_AGE_MS = 1_000
 MIN_TTL_MS = 60_000
 MAX_TTL_MS = 365 * 86_400_000
 
-NOT_YET_SETTINGS = frozenset(
-    {
-        "cluster", "clusters", "max_rate", "mode",
-    }
-)  # fmt: skip
-"""Settings that are planned: told apart from typing errors."""
+_PLANNED = "is planned, and this version does not have it yet"
+_OF_THE_EDGE = "is no setting of rules: the edge has it, by namespace (docs/operations.md, section 4)"
+SETTINGS_ELSEWHERE = {"cluster": _PLANNED, "clusters": _PLANNED, "max_rate": _OF_THE_EDGE, "mode": _OF_THE_EDGE}
+"""What is told of settings that are not here, and no typing errors."""
 
 RECORD = "record"
 
@@ -96,14 +94,12 @@ def _compiled(compile_: Callable[[str, Mapping[str, Expression] | None], _E]) ->
     return parse
 
 
-def _one_of(what: str, values: dict[str, _E], not_yet: tuple[str, ...] = ()) -> Callable[[object], _E]:
+def _one_of(what: str, values: dict[str, _E]) -> Callable[[object], _E]:
     def parse(value: object) -> _E:
         text = _text(value)
         if text in values:
             return values[text]
-        if text in not_yet:
-            _refuse(f'{what} "{text}" is planned, and this version does not have it yet; it has {", ".join(values)}')
-        close = get_close_matches(text.lower(), [*values, *not_yet], n=1)
+        close = get_close_matches(text.lower(), values, n=1)
         hint = f'did you mean "{close[0]}"?' if close else f"it is one of {', '.join(values)}"
         _refuse(f'there is no {what} "{_short(text)}"; {hint}')
 
