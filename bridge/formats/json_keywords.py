@@ -1,8 +1,9 @@
-"""Keywords of JSON Schema that the library checks at a cost which the value can choose, done again in linear time.
+"""Keywords of JSON Schema done again: those that the library checks at a cost which the value can choose, and one on which it fails.
 
 `uniqueItems`: the library compares each item with each other, which is minutes for some thousands of objects. `pattern`,
 `patternProperties`, `additionalProperties`: it has Python's engine of regular expressions (bridge/formats/json_patterns.py). Both are
-so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own.
+so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own. `additionalItems`: the library raises TypeError
+beside `items: true` and `items: false`, which drafts 6 and 7 have.
 """
 
 from __future__ import annotations
@@ -86,7 +87,15 @@ def _additional_properties(validator: Any, allowed: Any, value: Any, schema: dic
         yield ValidationError(f"has properties that the schema does not allow: {', '.join(map(repr, others[:20]))}")
 
 
+def _additional_items(validator: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iterator[ValidationError]:
+    first = schema.get("items")
+    if isinstance(value, list) and isinstance(first, list):  # Else there is nothing behind `items`.
+        for index in range(len(first), len(value)):
+            yield from validator.descend(value[index], allowed, path=index)
+
+
 _KEYWORDS: dict[str, Keyword] = {
+    "additionalItems": _additional_items,
     "additionalProperties": _additional_properties,
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
