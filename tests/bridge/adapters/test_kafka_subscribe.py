@@ -98,6 +98,15 @@ def test_what_was_read_is_read_again_after_a_rewind(records: KafkaRecords):
     assert read(records, TOPIC, 19) == list(range(2, 20))
 
 
+def test_a_topic_of_a_pattern_goes_on_where_other_topics_come(records: KafkaRecords):
+    pattern = "^nothing|hers$"  # The second part may stand anywhere.
+    records.subscribe([pattern])
+    assert read(records, OTHER, 3, most=1) == [0, 1, 2, 3]
+    records.subscribe([pattern, "^more"])
+    assert read(records, OTHER, 19) == list(range(4, 20))
+    wait_until(lambda: not records.consume(1, 0.1) and records.owns_all, what="the topic's partitions counted")
+
+
 def test_topics_that_are_no_pattern_are_refused_and_the_old_ones_stay(records: KafkaRecords):
     assert read(records, TOPIC, 0, most=1) == [0]
     with pytest.raises(ConfigurationError, match="topics"):
