@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-# Subcommand -> module in bridge/commands/. The function in it has the module's name. A module that is not there is left out.
+from shared.extras import describe_lack, needing
+
+# Subcommand -> module in bridge/commands/. The function in it has the module's name.
 _COMMANDS = {
     "check": "check",
     "try": "try_",
@@ -26,33 +27,36 @@ class _LazyGroup(TyperGroup):
     """Imports a subcommand when it is asked for: checking rules needs no Kafka."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the interface is typer's
-        return [name for name, module in _COMMANDS.items() if find_spec(f"bridge.commands.{module}") is not None]
+        return list(_COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.list_commands(ctx):
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
             return None
-        module = _COMMANDS[cmd_name]
+        takes_anything = False
         try:
             function = getattr(import_module(f"bridge.commands.{module}"), module)
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] in {"bridge", "shared"}:
-                raise
-            function = _lacking(error.name or "a library")
+            function, takes_anything = _lacking(error), True
         if isinstance(function, typer.Typer):  # A command that has subcommands.
             return get_command(function)
         app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        app.command(cmd_name)(function)
+        app.command(cmd_name, context_settings={"ignore_unknown_options": takes_anything, "allow_extra_args": takes_anything})(function)
         return get_command(app)
 
+    def invoke(self, ctx: Any) -> Any:
+        with needing("bridge"):
+            return super().invoke(ctx)
 
-def _lacking(library: str) -> Any:
-    """What stands in for a command whose libraries are not installed."""
+
+def _lacking(error: ModuleNotFoundError) -> Any:
+    """What stands in for a command whose libraries are not installed, whatever it is told."""
+    problem, _, _ = describe_lack(error, "bridge").partition(":")
 
     def command() -> None:
-        typer.echo(f"{library} is not installed; install distributary with the extra `bridge`", err=True)
-        raise typer.Exit(2)
+        raise error
 
-    command.__doc__ = f"(not available: {library} is not installed)"
+    command.__doc__ = f"(not available: {problem})"
     return command
 
 

@@ -18,6 +18,7 @@ from edge.adapters.redis_bus import RedisBus
 from edge.adapters.redis_connection import parse_address
 from edge.http import internal_app, public_app
 from edge.node import Node
+from edge.open_files import allow_connections
 from edge.server import Server
 from edge.settings import Settings
 from edge.transports.entry import PATH, Endpoint
@@ -38,6 +39,7 @@ def run(settings: Settings, *, worker: int | None = None, on_started: Started | 
 
     `worker`: our number where we are one of several that share the port.
     """
+    allow_connections(settings.limits.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, worker, on_started))
 

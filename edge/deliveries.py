@@ -2,13 +2,16 @@
 
 One read of the bus may bring what thousands of clients are to be sent at once. It is written for `SLICE_S` a turn of the event loop; the
 rest waits here for the next turn, and the bus is not read meanwhile, so little ever waits. What waits is in the channel's stream already:
-whoever joins a channel, or moves its stream otherwise than by a live publication, has it written first (`flush`).
+whoever moves its stream otherwise than by a live publication has it written first (`flush`), and whoever joins it is not among those whom
+it is for (`close_to_newcomers`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 from edge.core.hub import Channel, Outgoing, write_all
 from edge.core.item import Step
@@ -18,7 +21,36 @@ log = Log("distributary.edge.deliveries")
 
 SLICE_S = 0.02
 LOOK_AFTER = 1_000
-"""Writes between two looks at the clock: about 8 ms. One channel's are not parted."""
+"""Writes between two looks at the clock: about 8 ms."""
+MANY = 2_000
+"""A channel with more subscribers is written to in parts: 15,000 at once would be 100 ms."""
+
+
+class _Parts:
+    """Publications of one channel that are encoded, and written to some of its subscribers at a time."""
+
+    __slots__ = ("_audiences", "_paced", "channel")
+
+    def __init__(self, channel: Channel, steps: Sequence[Step]) -> None:
+        self.channel = channel
+        audiences, paced = channel.encode_for_all(steps)
+        self._audiences = deque((iter(subscriptions), frames) for subscriptions, frames in audiences)
+        self._paced = iter(paced)
+
+    def write(self, most: int) -> bool:
+        """Write to the next ones, not many more than `most`; True where there are none left."""
+        while most > 0 and self._audiences:
+            subscriptions, frames = self._audiences[0]
+            some = [subscription.write for subscription in islice(subscriptions, most)]
+            write_all([(some, frames)])
+            if len(some) < most:
+                self._audiences.popleft()
+            most -= len(some)
+        # One of these may join the channel, and want the rest of it written: whoever comes out of the iterator does so once.
+        for subscriber in islice(self._paced, max(0, most)):
+            subscriber.poke()
+            most -= 1
+        return most > 0
 
 
 class Deliveries:
@@ -32,6 +64,7 @@ class Deliveries:
         soon: Callable[[Callable[[], None]], object] | None = None,
         slice_s: float = SLICE_S,
         look_after: int = LOOK_AFTER,
+        many: int = MANY,
     ) -> None:
         """`hold` is told when the bus should not be read, and when again; `soon` calls something in the loop's next turn."""
         self._clock = clock
@@ -39,16 +72,19 @@ class Deliveries:
         self._soon = soon or _soon
         self._slice_s = slice_s
         self._look_after = look_after
+        self._many = many
         self._due: dict[Channel, list[Step]] = {}
+        self._parts: deque[_Parts] = deque()
+        """What is encoded and on its way, in order: goes before what is due."""
         self._until = 0.0
         """When this turn's time is over; 0 where none was used of it yet."""
         self._is_holding = False
 
     def __repr__(self) -> str:
-        return f"<Deliveries {len(self._due)} channels due>"
+        return f"<Deliveries {len(self._due)} channels due, {len(self._parts)} on the way>"
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._due) + len(self._parts)
 
     def add(self, channel: Channel, step: Step) -> None:
         """Have a step of the channel's stream written to its subscribers."""
@@ -59,28 +95,69 @@ class Deliveries:
             steps.append(step)
 
     def flush(self, channel: Channel) -> None:
-        """Write what is due on this channel now."""
+        """Write what is due on this channel now, to all."""
+        for parts in [parts for parts in self._parts if parts.channel is channel]:
+            while not parts.write(LOOK_AFTER):
+                pass
+        self._parts = deque(parts for parts in self._parts if parts.channel is not channel)
         steps = self._due.pop(channel, None)
         if steps is not None:
             channel.deliver(steps)
 
+    def close_to_newcomers(self, channel: Channel) -> None:
+        """Somebody joins who holds the newest publication: what is due is for those who are there now, whenever it is written."""
+        if channel not in self._due:
+            return
+        if channel.subscribers > self._many:
+            self._parts.append(_Parts(channel, self._due.pop(channel)))
+        else:
+            self.flush(channel)
+
     def forget(self, channel: Channel) -> None:
         """The channel is no more."""
         self._due.pop(channel, None)
+        self._parts = deque(parts for parts in self._parts if parts.channel is not channel)
 
     def go_on(self) -> None:
         """Write what is due, as far as there is time in this turn; the rest comes by itself."""
         if not self._until:
             self._until = self._clock() + self._slice_s
             self._soon(self._begin_turn)
-        elif self._due and self._clock() >= self._until:
+        elif len(self) and self._clock() >= self._until:
             self._tell_held()
             return
-        outgoing: list[Outgoing] = []
-        writes = 0
-        for channel in list(self._due):
+        while self._write_parts() and self._due and self._write_due():
+            pass
+        self._tell_held()
+
+    def _write_parts(self) -> bool:
+        """Go on with what is on its way; True where all of it is written, and there is time for more."""
+        while self._parts:
+            parts = self._parts[0]
             try:
-                channel.encode(self._due.pop(channel), outgoing)
+                is_written = parts.write(self._look_after)
+            except Exception:  # It is past the one that failed, and goes on with the others.
+                log.exception("publications could not be written", channel=parts.channel)
+                continue
+            if is_written and self._parts and self._parts[0] is parts:
+                self._parts.popleft()
+            if self._clock() >= self._until:
+                return False
+        return True
+
+    def _write_due(self) -> bool:
+        """Write what is due, up to a channel of many subscribers, which is on its way then; True where there is time for more."""
+        outgoing: list[Outgoing] = []
+        writes, is_in_time = 0, True
+        for channel in list(self._due):
+            steps = self._due.pop(channel, None)
+            if steps is None:
+                continue  # Somebody who was told of another channel's has joined this one.
+            try:
+                if channel.subscribers > self._many:
+                    self._parts.append(_Parts(channel, steps))
+                    break
+                channel.encode(steps, outgoing)
             except Exception:  # The other channels' subscribers have no part in it; those of this one see a hole, and come back.
                 log.exception("publications could not be written", channel=channel)
             writes += 1 + channel.subscribers
@@ -88,18 +165,19 @@ class Deliveries:
                 write_all(outgoing)
                 outgoing.clear()
                 writes = 0
-                if self._clock() >= self._until:
+                is_in_time = self._clock() < self._until
+                if not is_in_time:
                     break
         write_all(outgoing)
-        self._tell_held()
+        return is_in_time
 
     def _begin_turn(self) -> None:
         self._until = 0.0
-        if self._due or self._is_holding:  # What was due may have been flushed or forgotten since: the bus is read again all the same.
+        if len(self) or self._is_holding:  # What was due may have been flushed or forgotten since: the bus is read again all the same.
             self.go_on()
 
     def _tell_held(self) -> None:
-        is_held = bool(self._due)
+        is_held = len(self) > 0
         if is_held is not self._is_holding:
             self._is_holding = is_held
             self._hold(is_held)

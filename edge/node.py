@@ -44,6 +44,9 @@ FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 10.0
 REFUSED_S = 30.0
 """How long a keyed channel whose state was too large is not read again."""
+FORGET_COST = 2_000
+"""By it (`edge.turns`) channels that nobody uses any more, thousands after a drop of as many clients, let all others go first."""
+FORGOTTEN_A_LOOK = 1_000
 TIDIED_A_SECOND = 500
 """Channels whose frames, made for those who recovered, are let go of; about 5 ms where rings are full."""
 
@@ -78,6 +81,9 @@ class Node:
         self._reach = Reach(limits)
         self._lanes: dict[str, Lane] = {}
         self._idle: dict[str, float] = {}
+        """Since when nobody uses a channel; oldest first."""
+        self._is_forgetting = False
+        """Whether channels that are to be dropped wait for a turn of the event loop that has time."""
 
     def __repr__(self) -> str:
         return f"<Node {len(self._lanes)} channels, {self.holdings.ring_bytes} bytes held, {len(self._idle)} idle>"
@@ -131,13 +137,8 @@ class Node:
 
     def forget_idle(self) -> None:
         """Drop the channels that nobody has used for `linger_s`, and frames that nobody needs. Call it every second or so."""
-        due = self.clock() - self.limits.linger_s
-        for name, since in list(self._idle.items()):
-            if since > due:
-                break
-            del self._idle[name]
-            if self._lanes[name].task is None:
-                self._drop(self._lanes[name])
+        if not self._is_forgetting:
+            self._drop_idle()
         for lane in list(islice(self.starts.framed, TIDIED_A_SECOND)):
             del self.starts.framed[lane]
             if lane.channel.stream.forget_frames(are_made=bool(lane.channel.paced)):
@@ -321,6 +322,22 @@ class Node:
         if lane.is_unused and self._lanes.get(lane.name) is lane:
             self._idle.pop(lane.name, None)
             self._idle[lane.name] = self.clock()
+
+    def _drop_idle(self) -> None:
+        """Drop the channels whose time is up: as many as this turn of the event loop has time for, the others in turns to come."""
+        self._is_forgetting = False
+        due = self.clock() - self.limits.linger_s
+        while some := list(islice(self._idle.items(), FORGOTTEN_A_LOOK)):
+            for name, since in some:
+                if since > due:
+                    return
+                if self.turns.is_over():
+                    self._is_forgetting = True
+                    self.turns.later(self._drop_idle, FORGET_COST)
+                    return
+                del self._idle[name]
+                if self._lanes[name].task is None:
+                    self._drop(self._lanes[name])
 
     def _drop(self, lane: Lane) -> None:
         self.holdings.forget(lane)

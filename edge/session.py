@@ -67,7 +67,7 @@ class Session:
         self._wrap = wrap
         self._subscriptions: dict[str, Subscription | Pacer] = {}
         self._paced: dict[int, Pacer] = {}
-        """Subscriptions in mode conflate or ack, by the channel's number."""
+        """Subscriptions in mode conflate or ack, by the channel's number; those who had room last come last."""
         self._pending: dict[str, Subscribe] = {}
         self._postponed: dict[str, Subscribe] = {}
         """Those of `_pending` that begin when the client has read more."""
@@ -152,8 +152,13 @@ class Session:
         # Before the others, or large values that change all the time would take the room each time.
         self._is_owed = bool(self._postponed)
         self.begin_postponed()
-        for pacer in list(self._paced.values()):
-            pacer.poke()
+        for number in list(self._paced):
+            if not self._pipe.is_writable:
+                break
+            pacer = self._paced.pop(number, None)
+            if pacer is not None:
+                self._paced[number] = pacer  # Last now: who finds no room is before it the next time, however often its value changes.
+                pacer.poke()
 
     def begin_postponed(self) -> None:
         """Begin what waits until the client has read, as far as there is room."""
@@ -231,7 +236,7 @@ class Session:
         channel = paced.channel
         floor = paced.floor if isinstance(paced, KeyedPaced) else 0
         del self._paced[channel.label.number]
-        self._node.deliveries.flush(channel)  # What waits there it was sent already.
+        self._node.deliveries.close_to_newcomers(channel)  # What waits there it was sent already.
         subscription = Subscription(channel, paced.variant, self._pipe.write, self, floor=floor)
         self._subscriptions[channel.label.name] = subscription
         channel.add(subscription, in_step=channel.stream.newest is not None and not channel.is_behind(floor))

@@ -36,7 +36,7 @@ class Starts:
 
     def start(self, lane: Lane, request: Subscribe, subscriber: Subscriber, items: list[Item] | None = None) -> int:
         """Start a subscriber; returns 0, or how much history must be read first. `items` is what such a read brought."""
-        self._deliveries.flush(lane.channel)  # Or who starts at the newest publication would get some of it twice.
+        self._deliveries.close_to_newcomers(lane.channel)  # Or who starts at the newest publication would get some of it twice.
         stream, limits = lane.channel.stream, self._limits
         is_paced = request.delivery.mode is not Mode.QUEUE
         start: Start | PacedStart | NeedHistory

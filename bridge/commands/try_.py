@@ -218,10 +218,12 @@ def _print_report(report: Report) -> None:
     out.print(table)
     for route in report.routes:
         if route.shown:
-            out.print(f"\n[bold]{escape(route.route)}[/bold]: {route.kind}, {route.channels} channels")
+            out.print(f"\n[bold]{escape(route.route)}[/bold]: {route.kind}, {_count(route.channels, 'channel')}")
         for shown in route.shown:
             # Payloads are the producer's: what they contain must neither be taken for markup nor reach the terminal as control codes.
             out.print(f"  {shown.channel} ({shown.publications})  {printable(shown.payload, 160)}", markup=False, soft_wrap=True)
+        if route.shown and route.channels > len(route.shown):
+            out.print(f"  and {route.channels - len(route.shown):,} more (--show, --channel)", markup=False)
     for line in _remarks(report):
         out.print(line, markup=False, soft_wrap=True)
 
@@ -246,14 +248,19 @@ def _saving(size: int, full: int) -> str:
 
 def _remarks(report: Report) -> Iterator[str]:
     yield ""
-    yield f"{report.records:,} records, {report.filtered:,} items left out by `where`, {report.tombstones:,} tombstones"
+    left_out, tombstones = _count(report.filtered, "item"), _count(report.tombstones, "tombstone")
+    yield f"{_count(report.records, 'record')}, {left_out} left out by `where`, {tombstones}"
     if not any(route.publications for route in report.routes):
         yield "Nothing would be published."
     if report.became_nothing:
-        yield f"{report.became_nothing:,} records became nothing:"
+        yield f"{_count(report.became_nothing, 'record')} became nothing:"
     for found in report.nothing:
         yield f"  {found.records:,} x route {found.route}: {printable(found.why, 200)}"
         yield f"      {printable(found.example, 300)}"
     if report.failed:
-        yield f"{report.failed:,} problems:"
+        yield f"{_count(report.failed, 'problem')}:"
         yield from (f"  {printable(problem, 400)}" for problem in report.problems)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

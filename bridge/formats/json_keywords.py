@@ -1,9 +1,9 @@
-"""Keywords of JSON Schema done again: those that the library checks at a cost which the value can choose, and one on which it fails.
+"""Keywords of JSON Schema that the library checks at a cost which the value can choose, done again in linear time.
 
 `uniqueItems`: the library compares each item with each other, which is minutes for some thousands of objects. `pattern`,
 `patternProperties`, `additionalProperties`: it has Python's engine of regular expressions (bridge/formats/json_patterns.py). Both are
-so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own. `additionalItems`: the library raises TypeError
-beside `items: true` and `items: false`, which drafts 6 and 7 have.
+so of `unevaluatedItems` and `unevaluatedProperties`, which are in a file of their own. And `additionalItems`, with which it fails where
+`items` is true or false.
 """
 
 from __future__ import annotations
@@ -88,9 +88,14 @@ def _additional_properties(validator: Any, allowed: Any, value: Any, schema: dic
 
 
 def _additional_items(validator: Any, allowed: Any, value: Any, schema: dict[str, Any]) -> Iterator[ValidationError]:
-    first = schema.get("items")
-    if isinstance(value, list) and isinstance(first, list):  # Else there is nothing behind `items`.
-        for index in range(len(first), len(value)):
+    """Without effect where `items` is one schema for all (draft-07, section 6.4.2)."""
+    items = schema.get("items")
+    if not isinstance(value, list) or not isinstance(items, list):
+        return
+    if allowed is False and len(value) > len(items):
+        yield ValidationError(f"has {len(value)} items, and the schema allows {len(items)}")
+    elif isinstance(allowed, dict):
+        for index in range(len(items), len(value)):
             yield from validator.descend(value[index], allowed, path=index)
 
 

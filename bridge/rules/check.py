@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from bridge.core.expression import Expression
 from bridge.rules.document import Document, Path, Problem, show_path
-from bridge.rules.model import INNER_MODELS, SETTINGS_ELSEWHERE, RouteModel, SettingsModel, SourceModel, kind_of
+from bridge.rules.model import INNER_MODELS, KNOWN_ELSEWHERE, RouteModel, SettingsModel, SourceModel, kind_of
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -82,8 +82,8 @@ class Checker:
         name = str(loc[-1])
         inner = INNER_MODELS.get(str(loc[-2]), model) if len(loc) > 1 else model
         fields = list(inner.model_fields)
-        if name in SETTINGS_ELSEWHERE and model in {RouteModel, SourceModel, SettingsModel} and len(loc) == 1:
-            return SETTINGS_ELSEWHERE[name]
+        if name in KNOWN_ELSEWHERE and model in {RouteModel, SourceModel, SettingsModel} and len(loc) == 1:
+            return KNOWN_ELSEWHERE[name]
         if model is SettingsModel and name in RouteModel.model_fields:
             return "cannot be a default: each route says it itself"
         close = get_close_matches(name, fields, n=1, cutoff=0.6)

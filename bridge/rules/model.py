@@ -43,10 +43,16 @@ MIN_HISTORY_AGE_MS = 1_000
 MIN_TTL_MS = 60_000
 MAX_TTL_MS = 365 * 86_400_000
 
-_PLANNED = "is planned, and this version does not have it yet"
-_OF_THE_EDGE = "is no setting of rules: the edge has it, by namespace (docs/operations.md, section 4)"
-SETTINGS_ELSEWHERE = {"cluster": _PLANNED, "clusters": _PLANNED, "max_rate": _OF_THE_EDGE, "mode": _OF_THE_EDGE}
-"""What is told of settings that are not here, and no typing errors."""
+_NOT_YET = "is planned, and this version does not have it yet"
+_OF_THE_EDGE = "is no setting of rules: clients choose it, within what `edge run --namespaces` allows (docs/operations.md, section 4)"
+KNOWN_ELSEWHERE = {
+    "cluster": _NOT_YET,
+    "clusters": _NOT_YET,
+    "max_rate": _OF_THE_EDGE,
+    "mode": _OF_THE_EDGE,
+    "window": _OF_THE_EDGE,
+}
+"""Settings that are planned, or belong to another part: told apart from typing errors."""
 
 RECORD = "record"
 

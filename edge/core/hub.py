@@ -24,6 +24,10 @@ Outgoing = tuple[Collection[Write], bytes]
 """Finished frames, and who gets them."""
 
 
+Audience = dict["Subscription", Write]
+"""Who gets the same frames."""
+
+
 def write_all(outgoing: Iterable[Outgoing]) -> None:
     """Write, and nothing but that: the kernel's part of a delivery is the larger one, and quicker where it is not interrupted."""
     for writes, frames in outgoing:
@@ -71,8 +75,9 @@ class Subscription:
         """On a keyed channel: the subscriber was sent every publication with a greater offset (or a newer one of its key), and no other."""
 
     def leave(self) -> None:
-        """End it."""
+        """End it. What is on its way to others of the channel passes it by (`Channel.encode_for_all`)."""
         self.channel.remove(self)
+        self.write = _drop
 
 
 class _Group:
@@ -168,11 +173,20 @@ class Channel:
         Those who go at their own pace are told here.
         """
         if self._steady is None:
-            self._encode_all(steps, outgoing)
+            outgoing += [(audience.values(), frames) for audience, frames in self._encode_all(steps)]
+            for subscriber in list(self.paced):
+                subscriber.poke()
             self._settle()
             return
         variant, writes = self._steady
         outgoing.append((writes, variant.step_frames(steps, self.label)))
+
+    def encode_for_all(self, steps: Sequence[Step]) -> tuple[list[tuple[list[Subscription], bytes]], list[Paced]]:
+        """As `encode`, for those who are there now, and may have left before it is written: more of them than one go is for.
+
+        Each is written to by its `write` of that moment. Those who go at their own pace are to be told after the others.
+        """
+        return [(list(audience), frames) for audience, frames in self._encode_all(steps)], list(self.paced)
 
     def _settle(self) -> None:
         """See whether the next publication needs no look at who is there."""
@@ -183,44 +197,46 @@ class Channel:
             writes = group.in_step.values()
             self._steady = variant, tuple(writes) if len(writes) == 1 else writes
 
-    def _encode_all(self, steps: Sequence[Step], outgoing: list[Outgoing]) -> None:
+    def _encode_all(self, steps: Sequence[Step]) -> list[tuple[Audience, bytes]]:
+        """One tick's publications for each of those who get the same; who was behind is in step then."""
         label = self.label
         if self._steps:
             self._steps.clear()
         if self.paced:
             self._steps.update(((step.base.offset, step.item.offset), step) for step in steps if step.base is not None)
+        encoded: list[tuple[Audience, bytes]] = []
         for variant, group in self.groups.items():
             frames = variant.step_frames(steps, label)
             if not group.behind:
                 # One that has got all of a keyed channel's state joins a group, and has got this, too.
-                outgoing.append((list(group.in_step.values()) if self.paced else group.in_step.values(), frames))
+                encoded.append((dict(group.in_step) if self.paced else group.in_step, frames))
                 continue
-            outgoing.append((list(group.in_step.values()), frames))
+            encoded.append((dict(group.in_step), frames))
             if self.stream.keyed is not None:
-                self._encode_behind(group, variant, steps, outgoing)
+                encoded += self._encode_behind(group, variant, steps)
                 continue
             whole = variant.full_frame(steps[0].item, label) + variant.step_frames(steps[1:], label)
-            outgoing.append((list(group.behind.values()), whole))
+            encoded.append((group.behind, whole))
             group.in_step.update(group.behind)
-            group.behind.clear()
-        if self.paced:
-            for subscriber in list(self.paced):
-                subscriber.poke()
+            group.behind = {}
+        return encoded
 
-    def _encode_behind(self, group: _Group, variant: Variant, steps: Sequence[Step], outgoing: list[Outgoing]) -> None:
+    def _encode_behind(self, group: _Group, variant: Variant, steps: Sequence[Step]) -> list[tuple[Audience, bytes]]:
         """Those who were not sent the newest publication of each key get deltas of those keys only of which they were."""
         label = self.label
-        by_floor: dict[int, list[Write]] = {}
+        by_floor: dict[int, Audience] = {}
         for subscription, write in group.behind.items():
-            by_floor.setdefault(subscription.floor, []).append(write)
-        for floor, writes in by_floor.items():
+            by_floor.setdefault(subscription.floor, {})[subscription] = write
+        encoded = []
+        for floor, audience in by_floor.items():
             frames = [
                 variant.step_frame(step, label) if step.base is None or step.base.offset > floor else variant.full_frame(step.item, label)
                 for step in steps
             ]
-            outgoing.append((writes, b"".join(frames)))
+            encoded.append((audience, b"".join(frames)))
         for subscription in [subscription for subscription in group.behind if not self.is_behind(subscription.floor)]:
             group.in_step[subscription] = group.behind.pop(subscription)
+        return encoded
 
     def is_behind(self, floor: int) -> bool:
         """Whether there is a key whose newest publication is not among those after `floor`."""
@@ -301,3 +317,7 @@ class Hub:
     def drop(self, name: str) -> None:
         """Forget a channel that nobody subscribes to."""
         del self._channels[name]
+
+
+def _drop(_: bytes) -> None:
+    """Write to nobody."""

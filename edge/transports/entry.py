@@ -133,6 +133,7 @@ class Entry(asyncio.Protocol):
     __slots__ = (
         "_endpoint",
         "_head",
+        "_head_bytes",
         "_headers",
         "_http",
         "_is_complete",
@@ -157,6 +158,7 @@ class Entry(asyncio.Protocol):
         self._http = http
         self._parser: Any = httptools.HttpRequestParser(self)
         self._head: list[bytes] = []
+        self._head_bytes = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._rest = b""
@@ -294,6 +296,7 @@ class Entry(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         self._head.append(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -303,7 +306,7 @@ class Entry(asyncio.Protocol):
             return
         if self._is_complete:
             self._decide()
-        elif sum(map(len, self._head)) > MAX_HEAD_BYTES:
+        elif self._head_bytes > MAX_HEAD_BYTES:
             self.refuse(Refusal(431, f"the head of a request has at most {MAX_HEAD_BYTES} bytes"))
 
     def _decide(self) -> None:

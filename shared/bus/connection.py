@@ -9,11 +9,15 @@ from typing import Any
 
 import redis
 
-from shared.bus.identity import read_replication_id, read_run_id
+from shared.bus.identity import read_eviction_policy, read_replication_id, read_run_id
 from shared.bus.placement import Home
 from shared.bus.scripts import PLAIN, SHARDED
 from shared.errors import BusError, BusUnavailableError
+from shared.telemetry import Log
 
+log = Log("distributary.bus")
+
+NO_EVICTION = "noeviction"
 # What Redis says when the same may succeed later: full, loading, failing over, busy with a script, or (in a cluster) not the owner of
 # that slot. redis-py has classes for some of these, and takes the word away from their text. Nothing is sent after a MOVED or ASK to
 # where it points: the shard is opened there first, as after any other doubt about a server.
@@ -51,6 +55,7 @@ class ServerConnection:
         replica, and with it the tail of its data, and get it back, without a restart."""
         self.is_open = False
         """Whether the layout and every shard's incarnation were checked on this very connection."""
+        self._eviction_policy = NO_EVICTION
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "connected" if self._connection else "away"
@@ -78,6 +83,7 @@ class ServerConnection:
                 self.send("SCRIPT", "LOAD", script.text)
                 self.read()
             self.learn_term()
+            self._look_at_eviction()
         except BaseException as error:
             self.disconnect()
             if isinstance(error, redis.RedisError | OSError):
@@ -92,6 +98,18 @@ class ServerConnection:
         if self._in_cluster:
             self.send("INFO", "replication")
             self.term += read_replication_id(self.read())
+
+    def _look_at_eviction(self) -> None:
+        """Warn where the server may evict: channels go without a word then, and only an operator can help."""
+        self.send("INFO", "memory")
+        before, self._eviction_policy = self._eviction_policy, read_eviction_policy(self.read())
+        if self._eviction_policy not in {before, NO_EVICTION, ""}:
+            log.warning(
+                "Redis drops channels when it is full: clients see gaps then, and records that come again are published twice; "
+                "set maxmemory-policy noeviction",
+                server=self.name,
+                maxmemory_policy=self._eviction_policy,
+            )
 
     def disconnect(self) -> None:
         """Forget the connection, and with it every answer that is still under way."""

@@ -31,6 +31,11 @@ def read_replication_id(info: object) -> bytes:
     return _fields(info).get(b"master_replid", b"")
 
 
+def read_eviction_policy(info: object) -> str:
+    """What the server does when it is full, from the answer to INFO memory; empty where it does not tell."""
+    return _fields(info).get(b"maxmemory_policy", b"").decode(errors="replace")
+
+
 def _fields(info: object) -> dict[bytes, bytes]:
     # redis-py has no callback here, but a decoding client would give text.
     data = info if isinstance(info, bytes) else str(info).encode()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from shared.bus.slots import ClusterNode
 from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import redis
 
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 5.0
@@ -62,6 +62,10 @@ def redacted(url: str) -> str:
 
 def connect_server(url: str) -> redis.Redis:
     """A client for a server. Nothing is sent yet; every call has a time-out and no retries of its own."""
+    import redis  # noqa: PLC0415 - only here: to read an address, and so for `--help`, no library is needed
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.retry import Retry  # noqa: PLC0415
+
     client: redis.Redis = redis.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,

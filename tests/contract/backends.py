@@ -18,6 +18,7 @@ from shared.bus.push import Keep, Push, Source, source_id
 from shared.bus.servers import parse_servers
 from shared.envelope import Envelope
 from shared.publication import ContentType, DeltaFormat, Kind, payload_hash
+from tests.contract.fake_redis import FakeServer
 from tests.rig.redis_cluster import RedisCluster
 from tests.rig.redis_server import RedisServer
 
@@ -162,9 +163,9 @@ class MemoryBackend:
 
 
 class RedisBackend:
-    """A real Redis. `server` is this test's own where it is to be killed."""
+    """A Redis. `server` is a real one, and this test's own, where it is to be killed."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer | FakeServer) -> None:
         self.server = server
         self.client = server.client()
         self._saved: Path | None = None
@@ -210,9 +211,11 @@ class RedisBackend:
         self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def save(self) -> None:
+        assert isinstance(self.server, RedisServer)
         self._saved = self.server.save()
 
     def restore(self) -> None:
+        assert isinstance(self.server, RedisServer)
         self._drain()
         self.server.restart(snapshot=self._saved)
         self._listen()
@@ -225,14 +228,15 @@ class RedisBackend:
 
     def _listen(self) -> None:
         self._pubsub = self.client.pubsub()
-        self._pubsub.psubscribe("*")
+        self._pubsub.psubscribe(f"{LAYOUT.prefix}:*")
         assert self._pubsub.get_message(timeout=60) is not None
 
     def _drain(self) -> None:
-        self.client.publish("end", b"")
+        end = f"{LAYOUT.prefix}:end"
+        self.client.publish(end, b"")
         while (message := self._pubsub.get_message(timeout=60)) is not None:
             name = message["channel"].decode()
-            if name == "end":
+            if name == end:
                 return
             if message["type"] == "pmessage" and not name.endswith(":beat"):
                 self._wire.setdefault(name, []).append(envelope.decode(message["data"]))

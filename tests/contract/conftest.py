@@ -9,13 +9,18 @@ import pytest
 
 from tests.conftest import StartRedis, StartRedisCluster
 from tests.contract.backends import Backend, ClusterBackend, MemoryBackend, RedisBackend
+from tests.contract.fake_redis import FakeServer
 
 
-@pytest.fixture(params=["memory", "redis", "redis-cluster"])
+@pytest.fixture(params=["memory", "fakeredis", "redis", "redis-cluster"])
 def bus(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    """An empty bus."""
+    """An empty bus. On fakeredis the publish script itself runs, also where no server is."""
     if request.param == "memory":
         yield MemoryBackend()
+        return
+    if request.param == "fakeredis":
+        with closing(RedisBackend(FakeServer())) as backend:
+            yield backend
         return
     if request.param == "redis-cluster":
         cluster = request.getfixturevalue("redis_cluster")

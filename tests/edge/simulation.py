@@ -54,7 +54,7 @@ class Edge:
     """One edge process and its link to the store."""
 
     def __init__(self, simulation: Simulation, limits: Limits, *, is_hurried: bool = False) -> None:
-        """`is_hurried`: it has time for one channel a turn, and its turns, too, wait at a gate."""
+        """`is_hurried`: it has time for one write a turn, and its turns, too, wait at a gate."""
         self._loop = simulation.loop
         self.bus = MemoryBus(simulation.store, gate=self._gate)
         self.bus.is_held = True
@@ -62,7 +62,7 @@ class Edge:
         """Who waits to be let through, oldest first."""
         self.has_lost = False
         """Whether something was lost that only a look at the bus can show."""
-        hurried = Deliveries(self._loop.time, self.bus.hold, soon=self._turn, slice_s=0, look_after=1)
+        hurried = Deliveries(self._loop.time, self.bus.hold, soon=self._turn, slice_s=0, look_after=1, many=1)
         self.node = Node(
             self.bus,
             limits,

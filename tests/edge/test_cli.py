@@ -58,3 +58,29 @@ def test_an_address_of_another_machine():
     result = run("run", "--bus", "redis://127.0.0.1:1", "--host", "192.0.2.1", "--port", "0", "--internal-port", "-1")
     assert result.exit_code == 1
     assert "cannot listen on 192.0.2.1:0: Cannot assign requested address; is it an address of this machine" in result.output
+
+
+class TestCheck:
+    def test_a_right_file_is_shown_as_it_is_understood(self, tmp_path: Path):
+        file = tmp_path / "namespaces.toml"
+        file.write_text('[default]\nwindow = 8\n[namespaces.orders]\nmodes = ["ack"]\n[namespaces.bus]\nmax_rate = 2.5\n', encoding="utf-8")
+        result = run("check", file)
+        assert result.exit_code == 0
+        assert [line.split() for line in result.output.splitlines()] == [
+            ["namespace", "modes", "max_rate", "window"],
+            ["bus", "queue,", "conflate,", "ack", "2.5", "8"],
+            ["orders", "ack", "no", "bound", "8"],
+            ["(any", "other)", "queue,", "conflate,", "ack", "no", "bound", "8"],
+        ]
+        assert run("check", "--quiet", file).output == ""
+
+    def test_every_problem_at_once_and_status_1(self, tmp_path: Path):
+        file = tmp_path / "namespaces.toml"
+        file.write_text("[default]\nmods = []\n[namespaces.bus]\nwindow = 0\n[other]\n", encoding="utf-8")
+        result = run("check", file)
+        assert result.exit_code == 1
+        assert [line.split(": ")[2] for line in result.output.splitlines()] == ["other", "default.mods", "namespaces.bus.window"]
+
+    def test_a_file_that_is_not_there_is_a_problem_and_none_at_all_a_wrong_command(self, tmp_path: Path):
+        assert run("check", tmp_path / "nothing").exit_code == 1
+        assert run("check").exit_code == 2

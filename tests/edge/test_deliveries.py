@@ -11,27 +11,26 @@ from hypothesis import strategies as st
 
 from edge.core.hub import Channel, Hub
 from edge.core.variant import Dialect, variant_of
-from edge.deliveries import Deliveries
+from edge.deliveries import MANY, Deliveries
 from shared.publication import DeltaFormat
-from tests.edge.builders import Reader, full, history, step, value, variant
+from tests.edge.builders import Nobody, Reader, full, history, step, value, variant
 
 
 class Slow:
     """Channels with one reader each, whose every write takes a second."""
 
-    def __init__(self, count: int = 3) -> None:
+    def __init__(self, count: int = 3, many: int = MANY) -> None:
         self.now = 0.0
         self.held: list[bool] = []
         self.turns: list[Callable[[], None]] = []
-        self.deliveries = Deliveries(lambda: self.now, self.held.append, soon=self.turns.append, slice_s=1.5, look_after=1)
+        self.deliveries = Deliveries(lambda: self.now, self.held.append, soon=self.turns.append, slice_s=1.5, look_after=1, many=many)
         hub = Hub(ring_items=10, ring_bytes=10_000)
         self.channels = [hub.open(f"c:{number}") for number in range(count)]
         self.readers: list[Reader] = []
+        self.crowd: list[Reader] = []
         for channel in self.channels:
             channel.stream.refill(history(1, 1), asked=1, most=10)
-            reader = Reader(channel, variant(Dialect.JSON_NAMED), in_step=True)
-            channel.rewrite(reader.subscription, self._slowly(reader.writes))
-            self.readers.append(reader)
+            self.readers.append(self.reader(channel))
 
     def _slowly(self, writes: list[bytes]) -> Callable[[bytes], None]:
         def write(frames: bytes) -> None:
@@ -39,6 +38,19 @@ class Slow:
             writes.append(frames)
 
         return write
+
+    def reader(self, channel: Channel) -> Reader:
+        """One more subscriber of a channel."""
+        reader = Reader(channel, variant(Dialect.JSON_NAMED), in_step=True)
+        channel.rewrite(reader.subscription, self._slowly(reader.writes))
+        return reader
+
+    def finish(self) -> None:
+        """Let the event loop go round until nothing is due."""
+        for _ in range(100):
+            self.next_turn()
+        assert not self.deliveries
+        assert not self.held[-1:] or self.held[-1] is False
 
     def publish(self, offset: int) -> None:
         """One read of the bus, with a publication of each channel."""
@@ -146,9 +158,88 @@ def test_a_subscriber_whose_connection_is_lost_takes_no_other_with_it():
     assert quick.written == [[], [1]]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["publish", "flush", "forget", "turn", "wait"]), st.integers(0, 2)), max_size=30))
-def test_whatever_comes_in_between_the_bus_is_read_again_and_nothing_is_late_or_twice(steps: list[tuple[str, int]]):
-    slow = Slow()
+class TestManySubscribers:
+    """One channel that is written to in parts: two subscribers a turn here."""
+
+    @pytest.fixture
+    def slow(self) -> Slow:
+        slow = Slow(2, many=1)
+        channel = slow.channels[0]
+        slow.crowd = [slow.reader(channel) for _ in range(4)]
+        return slow
+
+    def test_are_written_to_some_a_turn_in_order(self, slow: Slow):
+        slow.publish(2)
+        slow.publish(3)
+        assert slow.held == [True]
+        written = []
+        while slow.deliveries:
+            written.append([offsets(reader)[-1:] for reader in (slow.readers[0], *slow.crowd)])
+            slow.next_turn()
+        assert written[:3] == [[[2], [2], [], [], []], [[2], [2], [2], [2], []], [[2], [2], [2], [2], [2]]]
+        assert [offsets(reader) for reader in (*slow.crowd, *slow.readers)] == [[2, 3]] * 6
+        assert slow.held == [True, False]
+
+    def test_who_joins_meanwhile_is_not_among_them(self, slow: Slow):
+        slow.publish(2)
+        slow.deliveries.close_to_newcomers(slow.channels[0])
+        newcomer = slow.reader(slow.channels[0])  # It was sent 2 at its start.
+        slow.publish(3)
+        slow.deliveries.close_to_newcomers(slow.channels[0])
+        another = slow.reader(slow.channels[0])
+        slow.publish(4)
+        slow.finish()
+        assert [offsets(reader) for reader in slow.crowd] == [[2, 3, 4]] * 4
+        assert (offsets(newcomer), offsets(another)) == ([3, 4], [4])
+
+    def test_joining_does_not_have_all_of_it_written_at_once(self, slow: Slow):
+        slow.publish(2)
+        slow.publish(3)
+        before = slow.now
+        slow.deliveries.close_to_newcomers(slow.channels[0])
+        assert slow.now == before
+
+    def test_who_leaves_meanwhile_gets_nothing(self, slow: Slow):
+        slow.publish(2)
+        slow.crowd[3].subscription.leave()
+        slow.finish()
+        assert [offsets(reader) for reader in slow.crowd] == [[2], [2], [2], []]
+
+    def test_whoever_writes_elsewhere_meanwhile_gets_it_there(self, slow: Slow):
+        slow.publish(2)
+        writes: list[bytes] = []
+        slow.channels[0].rewrite(slow.crowd[3].subscription, writes.append)
+        slow.finish()
+        assert (len(writes), slow.crowd[3].writes) == (1, [])
+
+    def test_a_flush_writes_to_all_now_and_once(self, slow: Slow):
+        slow.publish(2)
+        slow.publish(3)
+        slow.deliveries.flush(slow.channels[0])
+        assert [offsets(reader) for reader in slow.crowd] == [[2, 3]] * 4
+        slow.finish()
+        assert [offsets(reader) for reader in slow.crowd] == [[2, 3]] * 4
+
+    def test_those_at_their_own_pace_are_told_last_and_one_that_fails_takes_no_other_with_it(self, slow: Slow):
+        told: list[int] = []
+
+        class OwnPace(Nobody):
+            def poke(self) -> None:
+                told.append(sum(len(offsets(reader)) for reader in slow.crowd))
+                if len(told) == 1:
+                    raise LookupError
+
+        for _ in range(3):
+            slow.channels[0].add_paced(OwnPace())  # type: ignore[arg-type]  # of a gap it is never told
+        slow.publish(2)
+        slow.finish()
+        assert told == [4, 4, 4]
+
+
+@pytest.mark.parametrize("many", [0, MANY])
+@given(steps=st.lists(st.tuples(st.sampled_from(["publish", "flush", "forget", "close", "turn", "wait"]), st.integers(0, 2)), max_size=30))
+def test_whatever_comes_in_between_the_bus_is_read_again_and_nothing_is_late_or_twice(steps: list[tuple[str, int]], many: int):
+    slow = Slow(many=many)
     offset = 1
     expected: list[list[int]] = [[] for _ in range(3)]
     for what, number in steps:
@@ -160,10 +251,11 @@ def test_whatever_comes_in_between_the_bus_is_read_again_and_nothing_is_late_or_
                 each.append(offset)
         elif what == "flush":
             slow.deliveries.flush(channel)
+        elif what == "close":
+            slow.deliveries.close_to_newcomers(channel)
         elif what == "forget":
-            due = sum(len(steps) for steps in [slow.deliveries._due.get(channel, [])])
-            del expected[number][len(expected[number]) - due :]
             slow.deliveries.forget(channel)
+            expected[number] = offsets(slow.readers[number])
         elif what == "turn":
             slow.next_turn()
         else:

@@ -469,6 +469,31 @@ class TestChannels:
         simulation.do(lambda: one.bus.deliver(1))
         assert client.holdings["latest:1"].received == 1
 
+    def test_many_that_nobody_uses_are_given_up_a_turn_of_the_event_loop_at_a_time(self, simulation: Simulation, one: Edge):
+        names = [f"latest:{number}" for number in range(4)]
+        clients = [joined(simulation, one, name) for name in names]
+        for client in clients:
+            simulation.leave(client)
+        simulation.wait(SMALL.linger_s - 1)
+        left: list[int] = []
+
+        def look() -> None:
+            one.node.turns.is_over()
+            one.node.turns.charge(1)
+            for _ in range(2):  # As of two seconds: it is begun once.
+                one.node.forget_idle()
+            left.append(len(one.bus.wanted))
+            assert len(one.node.turns) == 1
+            simulation.connect(one).subscribe(names[0])
+
+        simulation.loop.advance(2)
+        simulation.do(look)
+        simulation.come_to_rest()
+        assert left == [4]
+        assert one.bus.wanted == names[:1]
+        simulation.wait(SMALL.linger_s + 1)
+        assert one.bus.wanted == names[:1]
+
     def test_more_than_the_edge_may_have_are_refused(self):
         simulation = Simulation(limits=msgspec.structs.replace(SMALL, max_channels=1))
         joined(simulation, simulation.edges[0], "latest:1")

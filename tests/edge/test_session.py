@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,11 +26,15 @@ class Pipe:
         self.room = 1_000
         """So many messages are no reason to wait."""
         self.is_writable = True
+        self.takes = 1_000_000
+        """So many more messages until it is writable no more."""
         self.session: Session | None = None
 
     def write(self, frames: bytes) -> None:
         if frames:
             self.messages.append(msgspec.json.decode(frames) if self.dialect.is_text else msgspec.msgpack.decode(frames))
+            self.takes -= 1
+            self.is_writable = self.is_writable and self.takes > 0
 
     def allow_burst(self, size: int) -> None:
         pass
@@ -242,6 +247,28 @@ class TestPostponed:
         client.simulation.do(client.session.on_writable)
         client.simulation.come_to_rest()
         client.simulation.check_nothing_is_left()
+
+
+class TestConflating:
+    """Many channels over a thin line."""
+
+    def test_takes_turns_with_the_room_that_there_is(self, client: Client):
+        """Or those that began first would have it each time, if they change all the time."""
+        names = [f"latest:{number}" for number in range(6)]
+        for number, name in enumerate(names, 2):
+            client.says(type="subscribe", id=number, channel=name, mode="conflate")
+        client.simulation.come_to_rest()
+        client.pipe.messages.clear()
+        for _ in range(3):
+            client.pipe.is_writable = False
+            for name in names:
+                client.simulation.do(partial(client.simulation.push, name))
+            client.simulation.come_to_rest()
+            client.pipe.is_writable, client.pipe.takes = True, 2
+            client.simulation.do(client.session.on_writable)
+        sent = [message["number"] for message in client.pipe.messages]
+        assert sorted(sent) == sorted(set(sent))
+        assert len(sent) == len(names)
 
 
 class TestUnsubscribe:

@@ -333,6 +333,29 @@ class TestQueue:
 
         run(main)
 
+    def test_the_python_client_comes_back_by_itself_and_misses_nothing(self, bridge: Bridge, start_edge: StartEdge):
+        edge = start_edge("--max-outbox-bytes", 65_536)
+
+        async def main() -> None:
+            async with client(edge) as witness, Client(edge.url(), delta=(), options=Options(proxy=False, max_queue=2)) as slow:
+                source = await begin(bridge, witness)
+                subscription = slow.subscribe(BUS, mode="queue")
+                await subscription.joined()
+                taken = [await anext(subscription)]
+                # The application works on it, the client stops reading, and what the kernels take is full in the end.
+                while "closing a slow consumer" not in edge.process.output():
+                    await source.publish(10, size=100_000)
+                    assert source.newest < 1_000
+                await source.publish(5)  # while it is not there
+                while taken[-1].position.offset < source.newest:
+                    taken.append(await anext(subscription))
+                assert [publication.position.offset for publication in taken] == list(range(1, source.newest + 1))
+                assert [publication.data["n"] for publication in taken] == list(range(1, source.newest + 1))
+                assert all(publication.gap is None for publication in taken)
+            assert edge.process.output().count("closing a slow consumer") == 1
+
+        run(main)
+
 
 class TestSession:
     def test_modes_of_one_session_do_not_disturb_each_other(self, bridge: Bridge, start_edge: StartEdge):

@@ -72,6 +72,13 @@ def test_each_file_is_a_record_and_channels_sizes_and_savings_are_shown(tmp_path
     assert made["bus"]["bytes_vcdiff"] < made["bus"]["bytes_full"]
 
 
+def test_channels_that_are_not_shown_are_counted(tmp_path: Path):
+    snap = snapshot(tmp_path, "1.json", entity("1430"), entity("1431"), entity("1432"))
+    assert "  and 2 more (--show, --channel)\n" in run(str(EXAMPLE), "--input", snap, "--show", "1").stdout
+    assert "more (" not in run(str(EXAMPLE), "--input", snap, "--show", "3").stdout
+    assert "more (" not in run(str(EXAMPLE), "--input", snap, "--show", "1", "--channel", "*:1431").stdout
+
+
 def test_every_option_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths = [snapshot(tmp_path, f"{number}.json", entity(str(number))) for number in range(2)]
     settings = {

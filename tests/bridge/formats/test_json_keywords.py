@@ -76,31 +76,34 @@ def test_the_same_values_fit(draft: str, schema: Any, referred: Any, some: list[
     check = json_schema.checker(json.dumps(schema))
     for value in some:
         try:
-            is_valid = PLAIN[draft](schema).is_valid(value)
-        except TypeError:  # The library's own: see the next test.
+            fits = PLAIN[draft](schema).is_valid(value)
+        except TypeError as error:  # The library's fault with `additionalItems` beside `items: true`: nothing to compare with.
+            assert "'bool' has no len()" in str(error)  # noqa: PT017
             continue
-        if is_valid:
+        if fits:
             check(value)
         else:
             with pytest.raises(DecodeError, match="does not fit"):
                 check(value)
 
 
-@pytest.mark.parametrize("draft", list(PLAIN)[1:3])
+@pytest.mark.parametrize("draft", [draft for draft in PLAIN if "draft-06" in draft or "draft-07" in draft])
 @pytest.mark.parametrize(
     ("schema", "fitting", "other"),
     [
+        ({"items": [{}], "additionalItems": False}, [1], [1, 2]),
+        ({"items": [{}], "additionalItems": {"type": "null"}}, [1, None], [1, None, 2]),
+        ({"items": [{}], "additionalItems": True}, [1, 2], None),
+        ({"items": {"type": "integer"}, "additionalItems": False}, [1, 2], [""]),
         ({"items": True, "additionalItems": False}, [1, 2], None),
-        ({"items": False, "additionalItems": {}}, [], [1]),
-        ({"items": [True, False], "additionalItems": True}, [1], [1, 2]),
-        ({"items": [True], "additionalItems": {"type": "null"}}, [1, None], [1, 2]),
-        ({"items": {"type": "null"}, "additionalItems": False}, [None, None], [1]),
+        ({"items": False, "additionalItems": True}, [], [1]),
         ({"additionalItems": False}, [1, 2], None),
     ],
 )
-def test_additional_items_beside_any_items(draft: str, schema: dict[str, Any], fitting: Any, other: Any):
+def test_items_beyond_those_with_a_schema_of_their_own(draft: str, schema: dict[str, Any], fitting: Any, other: Any):
     check = json_schema.checker(json.dumps({"$schema": draft, **schema}))
     check(fitting)
+    check("no array")
     if other is not None:
         with pytest.raises(DecodeError, match="does not fit"):
             check(other)

@@ -135,8 +135,9 @@ def test_five_mistakes_are_five_lines_with_suggestions(tmp_path: Path):
     [
         ("chanels: x", '5: routes[0].chanels: unknown setting; did you mean "channel"?'),
         ("zzz: x", "5: routes[0].zzz: unknown setting; there are channel, const, delta,"),
-        ("max_rate: 5", "5: routes[0].max_rate: is no setting of rules: the edge has it, by namespace (docs/operations.md, section 4)"),
-        ("cluster: b", "5: routes[0].cluster: is planned, and this version does not have it yet"),
+        ("cluster: a", "5: routes[0].cluster: is planned, and this version does not have it yet"),
+        ("max_rate: 5", "5: routes[0].max_rate: is no setting of rules: clients choose it, within what `edge run --namespaces` allows"),
+        ("mode: conflate", "5: routes[0].mode: is no setting of rules: clients choose it, within what `edge run --namespaces` allows"),
         ("key: item.id", '5: routes[0].key: is for kind keyed, and the kind of this route is latest: add "kind: keyed"'),
         ("kind: keyed", '5: routes[0].kind: a keyed channel needs "key"'),
         ("kind: keyed, key: itm", '5: routes[0].key: uses "itm"'),
