@@ -100,6 +100,7 @@ class Pipeline:
         self._record_bytes = 0.0
         self._stop_by: float | None = None
         self._next_beat = now
+        self._next_look = now
         self._next_commit = now + settings.commit_interval_s
         self._next_report = now + settings.report_interval_s
 
@@ -243,6 +244,7 @@ class Pipeline:
                 return False
             polled_at = self._time.now()
             self._room.add(self._records.consume(1, min(left_s, 0.1)))
+            self._look_at_lag()
             if self._time.now() == polled_at:  # A source that does not wait.
                 self._time.sleep(min(left_s, 0.1))
         return True
@@ -348,6 +350,13 @@ class Pipeline:
         if now >= self._next_beat:
             self._next_beat = now + self._settings.beat_interval_s
             self._delivery.beat()
+        self._look_at_lag()
+
+    def _look_at_lag(self) -> None:
+        """Every second or so, also between two attempts to reach the bus: each of these may take long."""
+        now = self._time.now()
+        if now >= self._next_look:
+            self._next_look = now + self._settings.beat_interval_s
             self.lag = self._records.lag(self._partitions.unfinished())
 
     def _commit(self, *, wait: bool = False) -> None:

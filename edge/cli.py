@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 
 _LIMITS = Limits()
+_BUS, _SERVING, _COMING = "Bus", "Serving", "Clients that come"
+_ASKING, _HOLDING, _WATCHING = "What a client may ask", "What the edge holds", "Logs"
 
 
 class LogLevel(StrEnum):
@@ -66,91 +68,152 @@ def run(
             envvar="EDGE_BUS",
             help="Redis: `redis://[USER:PASSWORD@]HOST:PORT[/DB]`, `rediss://` for TLS, or several with commas, always in the same order; "
             "`redis+cluster://HOST:PORT,HOST:PORT`: some nodes of one Redis Cluster.",
+            rich_help_panel=_BUS,
         ),
     ],
-    bus_prefix: Annotated[str, typer.Option(envvar="EDGE_BUS_PREFIX", help="What all keys on the bus start with.")] = DEFAULT_PREFIX,
-    host: Annotated[str, typer.Option(envvar="EDGE_HOST", help="Address that clients connect to; `0.0.0.0` for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="EDGE_PORT", help="Port that clients connect to; 0 for any free one.")] = DEFAULT_PORT,
-    internal_host: Annotated[str, typer.Option(envvar="EDGE_INTERNAL_HOST", help="Address of health and metrics.")] = "127.0.0.1",
+    bus_prefix: Annotated[
+        str, typer.Option(envvar="EDGE_BUS_PREFIX", help="What all keys on the bus start with.", rich_help_panel=_BUS)
+    ] = DEFAULT_PREFIX,
+    host: Annotated[
+        str, typer.Option(envvar="EDGE_HOST", help="Address that clients connect to; `0.0.0.0` for all.", rich_help_panel=_SERVING)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="EDGE_PORT", help="Port that clients connect to; 0 for any free one.", rich_help_panel=_SERVING)
+    ] = DEFAULT_PORT,
+    internal_host: Annotated[
+        str, typer.Option(envvar="EDGE_INTERNAL_HOST", help="Address of health and metrics.", rich_help_panel=_SERVING)
+    ] = "127.0.0.1",
     internal_port: Annotated[
         int,
         typer.Option(
-            envvar="EDGE_INTERNAL_PORT", help="Port of `/health/live`, `/health/ready`, `/metrics`; 0 for any free one, -1 for none."
+            envvar="EDGE_INTERNAL_PORT",
+            help="Port of `/health/live`, `/health/ready`, `/metrics`; 0 for any free one, -1 for none.",
+            rich_help_panel=_SERVING,
         ),
     ] = DEFAULT_INTERNAL_PORT,
     console: Annotated[
-        bool, typer.Option("--console", envvar="EDGE_CONSOLE", help="Serve the live page at `/`. For demos: anybody may look.")
+        bool,
+        typer.Option(
+            "--console", envvar="EDGE_CONSOLE", help="Serve the live page at `/`. For demos: anybody may look.", rich_help_panel=_SERVING
+        ),
     ] = False,
-    drain_s: Annotated[float, typer.Option(envvar="EDGE_DRAIN_S", help="Seconds over which connections are closed after SIGTERM.")] = 10.0,
+    drain_s: Annotated[
+        float,
+        typer.Option(envvar="EDGE_DRAIN_S", help="Seconds over which connections are closed after SIGTERM.", rich_help_panel=_SERVING),
+    ] = 10.0,
     deflate: Annotated[
         bool,
-        typer.Option("--deflate", envvar="EDGE_DEFLATE", help="Compress frames for clients that offer it (permessage-deflate, RFC 7692)."),
+        typer.Option(
+            "--deflate",
+            envvar="EDGE_DEFLATE",
+            help="Compress frames for clients that offer it (permessage-deflate, RFC 7692).",
+            rich_help_panel=_SERVING,
+        ),
     ] = False,
     workers: Annotated[
         int,
         typer.Option(
             envvar="EDGE_WORKERS",
             help="Processes that share the port, each with a link to the bus of its own. Limits and rates are each worker's.",
+            rich_help_panel=_SERVING,
         ),
     ] = 1,
-    max_connections: Annotated[int, typer.Option(envvar="EDGE_MAX_CONNECTIONS", help="Connections of a worker.")] = _LIMITS.max_connections,
+    max_connections: Annotated[
+        int, typer.Option(metavar="N", envvar="EDGE_MAX_CONNECTIONS", help="Connections of a worker.", rich_help_panel=_COMING)
+    ] = _LIMITS.max_connections,
     max_connects_per_s: Annotated[
         float,
         typer.Option(
+            metavar="N",
             envvar="EDGE_MAX_CONNECTS_PER_S",
             help="Clients let in a second by a worker; the others are told when to come back. 0 for no bound.",
+            rich_help_panel=_COMING,
         ),
     ] = _LIMITS.max_connects_per_s,
     max_connections_per_address: Annotated[
         int,
         typer.Option(
+            metavar="N",
             envvar="EDGE_MAX_CONNECTIONS_PER_ADDRESS",
             help="Connections of one client address to a worker; 0 for no bound (behind a proxy).",
+            rich_help_panel=_COMING,
         ),
     ] = 0,
     max_subscriptions: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_SUBSCRIPTIONS", help="Subscriptions of one session.")
+        int, typer.Option(envvar="EDGE_MAX_SUBSCRIPTIONS", help="Subscriptions of one session.", rich_help_panel=_ASKING)
     ] = _LIMITS.max_subscriptions,
     max_channels: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_CHANNELS", help="Channels that a worker subscribes to on the bus.")
+        int, typer.Option(envvar="EDGE_MAX_CHANNELS", help="Channels that a worker subscribes to on the bus.", rich_help_panel=_HOLDING)
     ] = _LIMITS.max_channels,
     max_commands_per_s: Annotated[
-        float, typer.Option(envvar="EDGE_MAX_COMMANDS_PER_S", help="Commands and acknowledgements of one session, a second on average.")
+        float,
+        typer.Option(
+            envvar="EDGE_MAX_COMMANDS_PER_S",
+            help="Commands and acknowledgements of one session, a second on average.",
+            rich_help_panel=_ASKING,
+        ),
     ] = _LIMITS.max_commands_per_s,
     command_burst: Annotated[
-        int, typer.Option(envvar="EDGE_COMMAND_BURST", help="Commands that one session may send at once.")
+        int, typer.Option(envvar="EDGE_COMMAND_BURST", help="Commands that one session may send at once.", rich_help_panel=_ASKING)
     ] = _LIMITS.command_burst,
     max_lookups_per_s: Annotated[
         float,
         typer.Option(
             envvar="EDGE_MAX_LOOKUPS_PER_S",
             help="Requests for `/v1/channels/...` that ask the bus, of a worker; 429 beyond it. 0 for none.",
+            rich_help_panel=_ASKING,
         ),
     ] = _LIMITS.max_lookups_per_s,
     max_frame_bytes: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_FRAME_BYTES", help="Largest frame that a client may send.")
+        int, typer.Option(envvar="EDGE_MAX_FRAME_BYTES", help="Largest frame that a client may send.", rich_help_panel=_ASKING)
     ] = _LIMITS.max_frame_bytes,
     max_outbox_bytes: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_OUTBOX_BYTES", help="Unsent bytes of one session before it is closed as a slow consumer.")
+        int,
+        typer.Option(
+            envvar="EDGE_MAX_OUTBOX_BYTES",
+            help="Unsent bytes of one session before it is closed as a slow consumer.",
+            rich_help_panel=_HOLDING,
+        ),
     ] = _LIMITS.max_outbox_bytes,
     max_keys: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_KEYS", help="Keys of a keyed channel; one with more is refused to clients.")
+        int,
+        typer.Option(
+            envvar="EDGE_MAX_KEYS", help="Keys of a keyed channel; one with more is refused to clients.", rich_help_panel=_HOLDING
+        ),
     ] = _LIMITS.max_keys,
     max_state_bytes: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_STATE_BYTES", help="Memory for the newest values of a keyed channel; one with more is refused.")
+        int,
+        typer.Option(
+            envvar="EDGE_MAX_STATE_BYTES",
+            help="Memory for the newest values of a keyed channel; one with more is refused.",
+            rich_help_panel=_HOLDING,
+        ),
     ] = _LIMITS.max_state_bytes,
     max_all_state_bytes: Annotated[
-        int, typer.Option(envvar="EDGE_MAX_ALL_STATE_BYTES", help="The same of all keyed channels of a worker together.")
+        int,
+        typer.Option(
+            envvar="EDGE_MAX_ALL_STATE_BYTES", help="The same of all keyed channels of a worker together.", rich_help_panel=_HOLDING
+        ),
     ] = _LIMITS.max_all_state_bytes,
     namespaces: Annotated[
         Path | None,
-        typer.Option(envvar="EDGE_NAMESPACES", metavar="FILE", help="TOML: delivery modes and rates by namespace; without it, all modes."),
+        typer.Option(
+            envvar="EDGE_NAMESPACES",
+            metavar="FILE",
+            help="TOML: delivery modes and rates by namespace; without it, all modes.",
+            rich_help_panel=_ASKING,
+        ),
     ] = None,
     ping_interval_s: Annotated[
-        float, typer.Option(envvar="EDGE_PING_INTERVAL_S", help="Seconds between pings of a connection.")
+        float,
+        typer.Option(metavar="N", envvar="EDGE_PING_INTERVAL_S", help="Seconds between pings of a connection.", rich_help_panel=_COMING),
     ] = _LIMITS.ping_interval_s,
-    log_format: Annotated[LogFormat, typer.Option(envvar="EDGE_LOG_FORMAT", help="Log lines for people or for machines.")] = LogFormat.TEXT,
-    log_level: Annotated[LogLevel, typer.Option(envvar="EDGE_LOG_LEVEL", help="Least important lines to log.")] = LogLevel.INFO,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="EDGE_LOG_FORMAT", help="Log lines for people or for machines.", rich_help_panel=_WATCHING)
+    ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="EDGE_LOG_LEVEL", help="Least important lines to log.", rich_help_panel=_WATCHING)
+    ] = LogLevel.INFO,
 ) -> None:
     """Serve clients until SIGTERM or Ctrl-C.
 

@@ -15,7 +15,7 @@ from edge.adapters.redis_bus import RedisBus
 from edge.console import CONTENT_SECURITY_POLICY, INDEX, static_files
 from edge.core.limits import CommandRate
 from edge.node import Node
-from edge.transports.entry import Endpoint
+from edge.transports.entry import PATH, Endpoint
 from shared.channel import check_channel
 from shared.envelope import epoch_to_text
 from shared.errors import BusUnavailableError, ChannelError
@@ -46,6 +46,10 @@ def public_app(node: Node, bus: RedisBus, *, with_console: bool) -> FastAPI:
             return await _look_up(bus, channel)
         except BusUnavailableError as error:
             raise HTTPException(503, f"the bus does not answer: {error}", {"Retry-After": "2"}) from None
+
+    @app.get(PATH, include_in_schema=False)
+    async def no_websocket() -> None:
+        raise HTTPException(426, f"this is for WebSocket clients: ws://HOST{PATH}?channels=NAME", {"Upgrade": "websocket"})
 
     if with_console:
         _add_console(app)

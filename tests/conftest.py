@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.rig import parts, process
-from tests.rig.kafka_server import KafkaCluster
+from tests.rig.kafka_server import NEVER_KILLED, KafkaCluster
 from tests.rig.parts import Part
 from tests.rig.process import Process, project_command
 from tests.rig.redis_cluster import RedisCluster, has_cluster
@@ -38,8 +38,10 @@ PART_OF_FIXTURE = {
 """A test that uses one of these, itself or through another fixture, runs only where the part is."""
 
 
-# No test may fail because the machine is slow: neither one example nor making them.
-settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No test may fail because the machine is slow (neither one example nor making them), nor by chance: each run has the same examples.
+# `--hypothesis-profile=fresh` looks for others.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None)
+settings.register_profile("fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=False)
 settings.load_profile("patient")
 
 
@@ -149,7 +151,7 @@ def _need_cluster() -> None:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """One real Kafka broker for the whole run. Topics are per test: take `topic`, or make names with `unique_name`."""
-    with KafkaCluster(tmp_path_factory.mktemp("kafka"), parts.KAFKA_LIBS) as cluster:
+    with KafkaCluster(tmp_path_factory.mktemp("kafka"), parts.KAFKA_LIBS, settings=NEVER_KILLED) as cluster:
         yield cluster
 
 

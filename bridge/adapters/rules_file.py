@@ -1,7 +1,8 @@
 """The rules file of a running bridge: watched, checked in a thread of its own, handed to the pipeline when it asks.
 
-It is looked at twice a second, by what the file system says of it and then by its content, so that every way to change a file
-works: writing into it, putting another in its place, and the symbolic links that Kubernetes turns for a ConfigMap.
+It is looked at twice a second, by what the file system says of it and by its content, so that every way to change a file works: writing
+into it, putting another in its place, and the symbolic links that Kubernetes turns for a ConfigMap. What the file system says is not
+enough: the time of a change may be that of the one before, a few milliseconds ago.
 """
 
 from __future__ import annotations
@@ -161,12 +162,12 @@ class RulesFile:
         except OSError as error:
             raise ConfigurationError([f"{self._path}: cannot be read: {error.strerror or error}"]) from error
 
-    def _signature(self) -> tuple[int, ...] | None:
+    def _signature(self) -> tuple[int | str, ...] | None:
         try:
             found = self._path.stat()  # Of what a link leads to.
-        except OSError:
+            return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, _digest(self._data())
+        except (OSError, ConfigurationError):
             return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _digest(data: bytes) -> str:

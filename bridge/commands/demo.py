@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from bridge.commands import terminal
+from bridge.core.decoding import SchemaUnavailableError
+from bridge.core.record import Record
+from bridge.core.routing import Router
+from bridge.core.ruleset import CompiledRules
 from bridge.demo.children import Child, ChildError, Children
 from bridge.demo.kafka import EmbeddedKafka, EmbeddedKafkaError
+from bridge.demo.pace import OTHERWISE_S, Pace, time_of_json
 from bridge.demo.replay import JSON, Recording, Replay
 from bridge.demo.simulation import DEFAULT_VEHICLES, FIRST_ID, Simulation
 from bridge.demo.stack import (
@@ -29,6 +34,7 @@ from bridge.demo.stack import (
     Part,
     Ports,
     StackSettings,
+    await_first_record,
     choose_ports,
     environment_of_children,
     feed,
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _USAGE_ERROR = 2
+_YOURS = "Your own"
 
 
 class _Stop:
@@ -74,11 +81,14 @@ def demo(
             "instead of the simulation.",
         ),
     ] = None,
-    interval: Annotated[float, typer.Option(min=0.001, help="Seconds between two records.", envvar="BRIDGE_DEMO_INTERVAL")] = 1.0,
-    speed: Annotated[
-        float, typer.Option(min=0.001, help="Divides the interval: 10 is ten times faster.", envvar="BRIDGE_DEMO_SPEED")
-    ] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop", help="Start the replay again at its end.")] = False,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Seconds between two records.", envvar="BRIDGE_DEMO_INTERVAL", show_default="1, or as in the recording"
+        ),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.001, help="10 is ten times faster.", envvar="BRIDGE_DEMO_SPEED")] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Start the replay again at its end.", envvar="BRIDGE_DEMO_LOOP")] = False,
     vehicles: Annotated[
         int, typer.Option(min=1, max=8000, help="Vehicles in the simulation.", envvar="BRIDGE_DEMO_VEHICLES")
     ] = DEFAULT_VEHICLES,
@@ -88,15 +98,24 @@ def demo(
         typer.Option("--gtfs-rt", help="Send GTFS-realtime, as transit agencies do, and not JSON.", envvar="BRIDGE_DEMO_GTFS_RT"),
     ] = False,
     rules: Annotated[
-        Path | None, typer.Option(help="Routing rules other than the demo's own.", envvar="BRIDGE_DEMO_RULES", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Routing rules other than the demo's own. The live page shows feed, bus:ID and position:ID.",
+            envvar="BRIDGE_DEMO_RULES",
+            show_default=False,
+            rich_help_panel=_YOURS,
+        ),
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the first edge; a port in use is skipped. 0: any.", envvar="BRIDGE_DEMO_PORT")
     ] = 8000,
     edges: Annotated[int, typer.Option(min=1, max=16, help="Edge processes.", envvar="BRIDGE_DEMO_EDGES")] = 2,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page.")] = True,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page.", envvar="BRIDGE_DEMO_PAGE")] = True,
     redis_server: Annotated[
-        str | None, typer.Option(help="The Redis to run.", envvar="BRIDGE_DEMO_REDIS_SERVER", show_default="from PATH or .parts/")
+        str | None,
+        typer.Option(
+            help="The Redis to run.", envvar="BRIDGE_DEMO_REDIS_SERVER", show_default="from PATH or .parts/", rich_help_panel=_YOURS
+        ),
     ] = None,
 ) -> None:
     """Start an embedded Kafka, a Redis, a bridge and edges; feed them a simulated city; show it on a live page.
@@ -111,16 +130,32 @@ def demo(
         kind = _gtfs_realtime() if gtfs_rt else _JSON
         paths = [*(inputs or []), *(files or [])]
         records, hint = _records(paths, kind, loop=loop, replay=bool(inputs), simulation=Simulation(seed, vehicles))
+        compiled = _checked(rules or kind.rules)
+        first = next(records)
+        hint = channel_to_try(compiled, Record(kind.topic, 0, 0, None, None, first), hint)
+        records = chain([first], records)
         settings = StackSettings(
-            rules=_checked(rules or kind.rules), port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
+            rules=rules or kind.rules, port=port, edges=edges, page=page, redis_server=redis_server or find_redis_server()
         )
         ports = choose_ports(port, edges)
+        pace = Pace(interval if inputs or interval else OTHERWISE_S)
     except ConfigurationError as error:
         for problem in error.problems:
             console.print(f"[red]error:[/] {escape(problem)}", soft_wrap=True)
         raise typer.Exit(_USAGE_ERROR) from error
+    if inputs and not interval:
+        console.print("Replaying at the pace of the recording, where it has times; --speed 10 is ten times faster.")
     try:
-        _run(console, stop, settings, ports, EmbeddedKafka(kind.topic), records, hint, interval / speed)
+        _run(
+            console,
+            stop,
+            settings,
+            ports,
+            EmbeddedKafka(kind.topic),
+            records,
+            hint,
+            lambda record: pace.wait_s(kind.time_of(record)) / speed,
+        )
     except (ChildError, ConfigurationError, EmbeddedKafkaError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         for line in error.log if isinstance(error, ChildError) else []:
@@ -136,9 +171,11 @@ class _Kind(msgspec.Struct, frozen=True):
     recording: Recording
     encode: Callable[[list[dict[str, Any]], int], bytes]
     """Of the simulation's entities at a tick."""
+    time_of: Callable[[bytes], float | None]
+    """When a recorded one was made."""
 
 
-_JSON = _Kind(TOPIC, DEFAULT_RULES, JSON, lambda entities, _tick: msgspec.json.encode(entities))
+_JSON = _Kind(TOPIC, DEFAULT_RULES, JSON, lambda entities, _tick: msgspec.json.encode(entities), time_of_json)
 
 
 def _gtfs_realtime() -> _Kind:
@@ -147,7 +184,7 @@ def _gtfs_realtime() -> _Kind:
     except ImportError as error:
         raise ConfigurationError([f"--gtfs-rt needs {error.name}: install distributary[formats]"]) from error
     recording = Recording(gtfs_realtime.SUFFIXES, gtfs_realtime.checked)
-    return _Kind(gtfs_realtime.TOPIC, gtfs_realtime.RULES, recording, gtfs_realtime.feed_message)
+    return _Kind(gtfs_realtime.TOPIC, gtfs_realtime.RULES, recording, gtfs_realtime.feed_message, gtfs_realtime.time_of)
 
 
 def _run(
@@ -158,17 +195,20 @@ def _run(
     kafka: EmbeddedKafka,
     records: Iterator[bytes],
     hint: str,
-    interval_s: float,
+    wait_s: Callable[[bytes], float],
 ) -> None:
     """Run the stack until `stop` is asked for; raise ChildError if a process ends by itself."""
     with tempfile.TemporaryDirectory(prefix="distributary-demo-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         # The first record makes the topic, so that the bridge finds it when it subscribes.
-        kafka.send(next(records))
+        first = next(records)
+        wait_s(first)  # The next one is due so long after it.
+        kafka.send(first)
         parts = plan(settings, ports, kafka.bootstrap_servers, directory)
         with Children(directory, environment=environment_of_children(os.environ)) as children:
             with console.status("starting Redis, bridge and edges"):
                 started = start(children, parts, stop)
+                await_first_record(children, ports, stop)
             if not stop():
                 _show(console, settings, ports, kafka, parts, started, hint)
 
@@ -178,7 +218,7 @@ def _run(
                     time.sleep(seconds)
                 return stop()
 
-            if feed(records, kafka.send, interval_s, idle):
+            if feed(records, kafka.send, wait_s, idle):
                 console.print(f"The input ended after {kafka.sent} records; everything stays up. Ctrl-C ends it.")
                 while not idle(0.25):
                     pass
@@ -201,12 +241,20 @@ def _example_id(simulation: Simulation) -> str:
     return "1430" if "1430" in ids else str(ids[0] if ids else FIRST_ID)
 
 
-def _checked(rules: Path) -> Path:
-    """The rules file, with its mistakes told before anything starts."""
+def _checked(rules: Path) -> CompiledRules:
+    """What is in the rules file, with its mistakes told before anything starts."""
     if not rules.is_file():
         raise ConfigurationError([f"{rules}: there is no such rules file"])
-    load_rules(rules)
-    return rules
+    return load_rules(rules)
+
+
+def channel_to_try(rules: CompiledRules, first: Record, best: str) -> str:
+    """A channel that has publications: `best`, unless the rules send the first record to others only."""
+    try:
+        channels = [draft.channel for draft in Router(rules).route(first).drafts]
+    except SchemaUnavailableError:
+        return best
+    return best if best in channels or not channels else channels[0]
 
 
 def _show(

@@ -63,3 +63,8 @@ def checked(data: bytes) -> bytes:
     if not is_feed:
         raise ConfigurationError(["is no GTFS-realtime FeedMessage"])
     return data
+
+
+def time_of(data: bytes) -> float | None:
+    """When a FeedMessage was made, in seconds since 1970; None where it does not tell."""
+    return gtfs_realtime_pb2.FeedMessage.FromString(data).header.timestamp or None

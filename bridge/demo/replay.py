@@ -1,6 +1,6 @@
 """Recorded snapshots as the demo's input: each file is one record, JSON or what `Recording` says.
 
-Neither a file's name nor its modification time is a clock (copies and clones lose both), so the pace is the caller's.
+Neither a file's name nor its modification time is a clock (copies and clones lose both): the pace is that of the times inside (`pace`).
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ TOPIC = "vehicles"
 GROUP = "demo"
 DEFAULT_RULES = Path(__file__).with_name("rules.yaml")
 _READY_TIMEOUT_S = 60.0
+_FIRST_RECORD_TIMEOUT_S = 15.0
+_POLL_S = 0.05
 _DRAIN_S = 0.5
 # The mock cluster answers a fetch that found nothing only when its time is over, whatever came meanwhile: so this is latency.
 _FETCH_WAIT_MS = 10
@@ -147,19 +149,30 @@ def start(children: Children, parts: list[Part], stop: Callable[[], bool]) -> li
     return started
 
 
-def feed(records: Iterator[bytes], send: Callable[[bytes], None], interval_s: float, idle: Callable[[float], bool]) -> bool:
-    """Send a record each `interval_s`; return True when they came to their end, False when `idle` said to stop.
+def await_first_record(children: Children, ports: Ports, stop: Callable[[], bool]) -> None:
+    """Return when what was sent so far is on the bus, so that all that the user is told to try works at once.
+
+    Or after a while: with other rules the bridge may have nothing to do. Raises ChildError if a process ends.
+    """
+    deadline = time.monotonic() + _FIRST_RECORD_TIMEOUT_S
+    while not (stop() or has_caught_up(ports.bridge_internal) or time.monotonic() > deadline):
+        children.check()
+        time.sleep(_POLL_S)
+
+
+def feed(records: Iterator[bytes], send: Callable[[bytes], None], wait_s: Callable[[bytes], float], idle: Callable[[float], bool]) -> bool:
+    """Send each record `wait_s` after the one before; return True when they came to their end, False when `idle` said to stop.
 
     `idle(seconds)` waits at most so long, looks after the processes, and tells whether to stop.
     """
     due_s = time.monotonic()
     for record in records:
-        send(record)
         # After a suspended laptop or a stopped process, do not catch up with a burst.
-        due_s = max(due_s + interval_s, time.monotonic() - _MAX_LAG_S)
+        due_s = max(due_s + wait_s(record), time.monotonic() - _MAX_LAG_S)
         while (left_s := due_s - time.monotonic()) > 0:
             if idle(min(left_s, _LONGEST_WAIT_S)):
                 return False
+        send(record)
         if idle(0):
             return False
     return True
@@ -186,14 +199,26 @@ def redis_answers(port: int) -> bool:
 
 def http_answers(port: int) -> bool:
     """Whether an HTTP server on `port` answers at all."""
+    return _get(port, "/") is not None
+
+
+def has_caught_up(port: int) -> bool:
+    """Whether the bridge with its internal server on `port` is through with what is in Kafka, or says that something keeps it."""
+    try:
+        health = msgspec.json.decode(_get(port, "/health/ready") or b"{}", type=dict[str, object])
+    except msgspec.DecodeError:
+        return False
+    return health.get("lag") == 0 or health.get("status") == "degraded"
+
+
+def _get(port: int, path: str) -> bytes | None:
+    """What an HTTP server answers, whatever its status; None where none does."""
     connection = http.client.HTTPConnection(HOST, port, timeout=1.0)
     try:
-        connection.request("GET", "/")
-        connection.getresponse()
+        connection.request("GET", path)
+        return connection.getresponse().read()
     except (OSError, http.client.HTTPException):
-        return False
-    else:
-        return True
+        return None
     finally:
         connection.close()
 

@@ -23,6 +23,10 @@ PING_INTERVAL_S = 5.0
 BEAT_TIMEOUT_S = 3.5
 LAST_SILENCE_S = 60.0
 READ_TIMEOUT_S = 3.0
+LOOK_S = 0.1
+LOOKS = 30
+"""For the answer on the pub/sub connection, LOOK_S apart. They are counted, because a process that stood still has not read what came
+meanwhile."""
 CHANNELS_A_COMMAND = 1_000
 
 
@@ -324,10 +328,15 @@ class Link:
             self._is_heard = False
             self._send(pack("PING"))
             await reader.ask("PING")
-            await asyncio.sleep(1)
-            if not self._is_heard:
-                msg = f"{self.where}: the subscription does not answer"
-                raise BusUnavailableError(msg)
+            await self._wait_until_heard()
+
+    async def _wait_until_heard(self) -> None:
+        for _ in range(LOOKS):
+            if self._is_heard:
+                return
+            await asyncio.sleep(LOOK_S)
+        msg = f"{self.where}: the subscription does not answer"
+        raise BusUnavailableError(msg)
 
     def _send(self, packed: bytes) -> None:
         if self._pubsub is not None and not self._pubsub.lost.done():

@@ -102,7 +102,7 @@ def look(bus: Backend, sent_before: dict[str, int]) -> list[object]:
     return seen
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.lists(some_pushes(), min_size=1, max_size=12), max_size=8), st.integers(0, 20))
 def test_any_pushes_have_the_same_outcome_in_memory_and_on_redis(real: RedisBackend, batches: list[list[Push]], lost_before: int):
     memory = MemoryBackend()

@@ -21,6 +21,14 @@ def test_its_version():
     assert result.output.startswith("distributary ")
 
 
+def test_help_fits_a_terminal():
+    """A name that is cut off, of an option or of its variable, helps nobody."""
+    shown = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"}).output
+    assert "…" not in shown
+    for text in ("--max-connections-per-address", "EDGE_MAX_CONNECTIONS_PER_ADDRESS", "redis+cluster://HOST:PORT,HOST:PORT"):
+        assert text in shown
+
+
 def test_mistakes_in_settings_and_namespaces_are_told_together(tmp_path: Path):
     file = tmp_path / "namespaces.toml"
     file.write_text("[default]\nmods = []\n", encoding="utf-8")

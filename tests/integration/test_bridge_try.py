@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class Command:
         command = project_command(
             "bridge", name, self.rules, "--topic", self.topic, "--bootstrap-servers", self.kafka.bootstrap_servers, *arguments
         )
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        patient = {**os.environ, "BRIDGE_TIMEOUT_S": "60"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=patient)
 
     def json(self, name: str, *arguments: str | int) -> dict[str, Any]:
         return dict(json.loads(self(name, *arguments, "--json").stdout))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Message
 
+from bridge.adapters import kafka_dead_letters
 from bridge.adapters.kafka_dead_letters import KafkaDeadLetters
 from bridge.core.draft import OnError, RecordProblem
 from bridge.core.letter import DeadLetter, LetterFacts, Origin, make_letter, read_letter
@@ -122,7 +123,8 @@ def test_a_topic_that_may_not_be_made_is_waited_for(
 
 
 @pytest.fixture
-def letters(kafka: KafkaCluster) -> Iterator[KafkaDeadLetters]:
+def letters(kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaDeadLetters]:
+    monkeypatch.setattr(kafka_dead_letters, "_MESSAGE_TIMEOUT_MS", 120_000)  # However busy the machine is.
     found = KafkaDeadLetters(kafka.bootstrap_servers, {"session.timeout.ms": "6000", "linger.ms": "0"})
     yield found
     found.close()

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bridge import cli
+from bridge.adapters import kafka_dead_letters
 from bridge.adapters.kafka_dead_letters import KafkaDeadLetters
 from bridge.core.draft import OnError, RecordProblem
 from bridge.core.letter import Origin, make_letter
@@ -77,7 +78,8 @@ class Letters:
 
 
 @pytest.fixture
-def letters(kafka: KafkaCluster, topic: str) -> Letters:
+def letters(kafka: KafkaCluster, topic: str, monkeypatch: pytest.MonkeyPatch) -> Letters:
+    monkeypatch.setattr(kafka_dead_letters, "_MESSAGE_TIMEOUT_MS", 120_000)  # However busy the machine is.
     return Letters(kafka, topic)
 
 

@@ -284,8 +284,8 @@ class TestHandshake:
             (upgrade("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"), 400),
             (upgrade("Sec-WebSocket-Version: 7", KEY), 426),
             (upgrade("Sec-WebSocket-Version: 13", KEY, path="/other"), 404),
-            (b"POST /v1/ws HTTP/1.1\r\nHost: e\r\nContent-Length: 0\r\n\r\n", 404),
-            (b"GET /v1/ws HTTP/1.1\r\nHost: e\r\n\r\n", 404),
+            (b"POST /v1/ws HTTP/1.1\r\nHost: e\r\nContent-Length: 0\r\n\r\n", 405),
+            (b"GET /v1/ws HTTP/1.1\r\nHost: e\r\n\r\n", 426),
             (b"nonsense\r\n\r\n", 400),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 50, 400),
         ],
@@ -295,6 +295,11 @@ class TestHandshake:
             raw.sendall(request_)
             assert int(raw.recv(4_096).split()[1]) == status
         lives(edge)
+
+    def test_one_that_asks_for_no_websocket_is_told_to(self, edge: EdgeProcess):
+        status, body = get(edge.http("/v1/ws?channels=a"))
+        assert status == 426
+        assert "WebSocket clients" in json.loads(body)["detail"]
 
     def test_one_that_ends_half_way(self, edge: EdgeProcess):
         with socket.create_connection(("127.0.0.1", edge.port)) as raw:

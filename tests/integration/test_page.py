@@ -5,9 +5,11 @@ DISTRIBUTARY_SCREENSHOT names a file to save what was seen to.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,7 +115,7 @@ def test_the_page_shows_moving_vehicles_and_what_deltas_save(demo: Process, page
     page.wait_until(lambda now: now["deltas"] > 500, "deltas")
     assert 0 < page.state()["saving"] < 1
     page.page.wait_for_function("document.querySelectorAll('#channels tr').length === 152")
-    assert re.fullmatch(r"[\d.]+ k?B", page.text("#total-received"))
+    assert re.fullmatch(r"[\d.]+ [kM]?B", page.text("#total-received"))
     assert re.fullmatch(r"\d+ %", page.text("#total-saving"))
     assert re.fullmatch(r"[\d.]+ ms", page.text("#total-latency"))
     if target := os.environ.get("DISTRIBUTARY_SCREENSHOT"):
@@ -145,6 +147,13 @@ def test_the_page_shows_moving_vehicles_and_what_deltas_save(demo: Process, page
 
     assert page.state()["troubled"] == []
     assert page.complaints == []
+
+
+@pytest.mark.usefixtures("redis_server")
+def test_what_it_says_to_try_works_at_once(demo: Process) -> None:
+    url = demo.wait_for_log(r"curl -s (http://\S+)").group(1)
+    with urllib.request.urlopen(url, timeout=STEP_TIMEOUT_S) as answer:  # noqa: S310 - a 404 would raise
+        assert json.load(answer)["position"]["offset"] >= 1
 
 
 @pytest.mark.usefixtures("redis_server")

@@ -18,7 +18,7 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.admin._scram import ScramCredentialInfo, ScramMechanism, UserScramCredentialAlteration, UserScramCredentialUpsertion
 
 from tests.rig import parts
-from tests.rig.kafka_server import KafkaCluster
+from tests.rig.kafka_server import NEVER_KILLED, KafkaCluster
 from tests.rig.ports import free_port
 
 _LOGIN = "org.apache.kafka.common.security"
@@ -44,6 +44,7 @@ class SecureKafka(KafkaCluster):
         users = " ".join(f'user_{name}="{password}"' for name, password in passwords.items())
         doors = f"CLIENTS://{node.address},TLS://{self.tls_address},OAUTH://{self.oauth_address}"
         self._settings = {
+            **NEVER_KILLED,
             "listeners": f"{doors},CONTROLLER://127.0.0.1:{node.controller_port}",
             "advertised.listeners": doors,
             "listener.security.protocol.map": "CLIENTS:PLAINTEXT,TLS:SASL_SSL,OAUTH:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",

@@ -36,6 +36,9 @@ rootLogger.appenderRef.console.ref = console
 _ANSWER_S = 60
 """How long one call to the cluster may take."""
 
+NEVER_KILLED: Mapping[str, str] = {"broker.session.timeout.ms": "60000"}
+"""Settings of a cluster that is not killed: a machine that stands still for two seconds is then no reason to take its partitions away."""
+
 
 class KafkaNode:
     """One process of a cluster. Its data stay where they are when it is killed and started again."""
@@ -262,15 +265,16 @@ class KafkaCluster:
             partitions = consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions
             consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
             found: list[Message] = []
-            ends = 0
+            ended: set[int | None] = set()
 
             def has_all() -> bool:
-                nonlocal ends
                 for message in consumer.consume(500, 0.1):
-                    if message.error() is None:
+                    error = message.error()
+                    if error is None:
                         found.append(message)
-                    ends += message.error() is not None
-                return ends >= len(partitions)
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        ended.add(message.partition())
+                return len(ended) >= len(partitions)
 
             wait_until(has_all, what=f"the end of {topic}", timeout_s=timeout_s)
         return found

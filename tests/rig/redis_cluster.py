@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from tests.rig.ports import free_port
 from tests.rig.redis_server import RedisServer
 from tests.rig.wait import PATIENCE_S, WaitTimeoutError, wait_until
 
-NODE_TIMEOUT_MS = 1000
+IMPATIENT_MS, PATIENT_MS = 1_000, 60_000
+"""After how long without an answer a node takes another for dead. Impatience is for beginnings and for nodes that are to be missed. Else a
+machine that stands still for a second would be reason enough for all of the cluster to refuse to serve."""
 
 
 class RedisCluster:
@@ -43,10 +45,10 @@ class RedisCluster:
                     "cluster-enabled": "yes",
                     # Beside the data, so that a node that lost those is still the same one.
                     "cluster-config-file": str(directory / f"node-{number}.conf"),
-                    "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+                    "cluster-node-timeout": str(IMPATIENT_MS),
                     "cluster-port": str(bus_port),
                     "cluster-replica-validity-factor": "0",
-                    # On a busy machine a node can seem dead for a second: only one that `fail_over` kills is to be replaced.
+                    # Only one that `fail_over` kills is to be replaced.
                     "cluster-replica-no-failover": "yes",
                     "repl-diskless-sync-delay": "0",
                     **(options or {}),
@@ -112,6 +114,7 @@ class RedisCluster:
     def wait_until_ok(self, timeout_s: float = PATIENCE_S) -> None:
         """Wait until every node that runs says that the cluster serves every slot, and all agree who serves which."""
         wait_until(self._is_ok, what="a cluster that is ok", timeout_s=timeout_s, ignore=(redis.RedisError,), state=lambda: self)
+        self._be_patient_for(PATIENT_MS)
 
     def begin_migration(self, shard: int, to: RedisServer) -> None:
         """Have a shard's slot migrating, with nothing moved yet."""
@@ -149,23 +152,37 @@ class RedisCluster:
         heirs = self.replicas_of(primary)
         for heir in heirs:
             self.ask(heir, "CONFIG", "SET", "cluster-replica-no-failover", "no")
-        primary.kill()
-        return wait_until(
-            lambda: next((heir for heir in heirs if self._role(heir)[0] == "master"), None),
-            what=f"a replica that takes over from {primary!r}",
-        )
+        with self._impatient():
+            primary.kill()
+            return wait_until(
+                lambda: next((heir for heir in heirs if self._role(heir)[0] == "master"), None),
+                what=f"a replica that takes over from {primary!r}",
+            )
 
     def hand_over(self, primary: RedisServer) -> RedisServer:
         """Have a replica take over in order (CLUSTER FAILOVER); the old primary becomes its replica."""
         heir = self.replicas_of(primary)[0]
-        for _ in range(20):  # The others do not vote again so soon after the last time.
-            with contextlib.suppress(redis.ResponseError):
-                self.ask(heir, "CLUSTER", "FAILOVER")
-            with contextlib.suppress(WaitTimeoutError):
-                wait_until(lambda: self._role(heir)[0] == "master", what=f"{heir!r} as the primary", timeout_s=6)  # Redis gives up after 5.
-                return heir
+        with self._impatient():  # They do not vote again for two such times.
+            for _ in range(20):
+                with contextlib.suppress(redis.ResponseError):
+                    self.ask(heir, "CLUSTER", "FAILOVER")
+                with contextlib.suppress(WaitTimeoutError):  # Redis gives up after 5 s.
+                    wait_until(lambda: self._role(heir)[0] == "master", what=f"{heir!r} as the primary", timeout_s=6)
+                    return heir
         msg = f"{heir!r} did not take over"
         raise AssertionError(msg)
+
+    def _be_patient_for(self, timeout_ms: int) -> None:
+        for node in self.running:
+            self.ask(node, "CONFIG", "SET", "cluster-node-timeout", timeout_ms)
+
+    @contextlib.contextmanager
+    def _impatient(self) -> Iterator[None]:
+        self._be_patient_for(IMPATIENT_MS)
+        try:
+            yield
+        finally:
+            self._be_patient_for(PATIENT_MS)
 
     def flush(self) -> None:
         """Empty every primary, and forget scripts."""

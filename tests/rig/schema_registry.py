@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from bridge.formats import proto_schema
+from tests.rig.ports import free_port
+from tests.rig.wait import PATIENCE_S
 
 Reference = tuple[str, str, int]
 """Name, subject, version."""
@@ -34,6 +36,9 @@ class FakeRegistry:
         self.credentials = ""
         """USER:PASSWORD that it wants."""
         self.delay_s = 0.0
+        self.may_answer = threading.Event()
+        """While it is clear, requests wait."""
+        self.may_answer.set()
         self.status = 0
         """Answered to everything, where it is not 0."""
         self.failing: set[int] = set()
@@ -43,7 +48,7 @@ class FakeRegistry:
         self._schemas: dict[int, dict[str, Any]] = {}
         self._subjects: dict[str, list[int]] = {}
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = free_port()
 
     def __repr__(self) -> str:
         return f"<FakeRegistry :{self._port}, {len(self._schemas)} schemas>"
@@ -61,14 +66,13 @@ class FakeRegistry:
         return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen, on the port of before where there was one."""
+        """Listen, on the same port each time."""
         registry = self
 
         class Handler(_Handler):
             fake = registry
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_address[1]
         if self._tls is not None:
             self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -141,6 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.fake.authorizations.append(self.headers.get("Authorization"))
         if self.fake.delay_s:
             time.sleep(self.fake.delay_s)
+        self.fake.may_answer.wait(PATIENCE_S)
         wanted = f"Basic {b64encode(self.fake.credentials.encode()).decode()}" if self.fake.credentials else None
         if wanted is not None and self.headers.get("Authorization") != wanted:
             self._send(401, {"error_code": 401, "message": "Unauthorized"})

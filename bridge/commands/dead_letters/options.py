@@ -13,13 +13,26 @@ from bridge.commands.rules_file import USAGE, printable
 if TYPE_CHECKING:
     from bridge.adapters.kafka_letters import Letter, Place
 
+_KAFKA = "Kafka"
+
 Servers = Annotated[
-    str, typer.Option("--bootstrap-servers", envvar="BRIDGE_BOOTSTRAP_SERVERS", metavar="HOST:PORT,...", help="Some of Kafka's brokers.")
+    str,
+    typer.Option(
+        "--bootstrap-servers",
+        envvar="BRIDGE_BOOTSTRAP_SERVERS",
+        metavar="HOST:PORT,...",
+        help="Some of Kafka's brokers.",
+        rich_help_panel=_KAFKA,
+    ),
 ]
 Topics = Annotated[
     list[str] | None,
     typer.Option(
-        "--topic", "-t", envvar="BRIDGE_DEAD_LETTER_TOPICS", help="A topic of dead letters. Repeatable. Default: those of --rules."
+        "--topic",
+        "-t",
+        envvar="BRIDGE_DEAD_LETTER_TOPICS",
+        metavar="TOPIC",
+        help="A topic of dead letters. Repeatable. Default: those of --rules.",
     ),
 ]
 Rules = Annotated[
@@ -30,11 +43,23 @@ Rules = Annotated[
 ]
 Property = Annotated[
     list[str] | None,
-    typer.Option("--kafka-property", envvar="BRIDGE_KAFKA_PROPERTY", metavar="NAME=VALUE", help="A property of librdkafka. Repeatable."),
+    typer.Option(
+        "--kafka-property",
+        envvar="BRIDGE_KAFKA_PROPERTY",
+        metavar="NAME=VALUE",
+        help="A property of librdkafka. Repeatable.",
+        rich_help_panel=_KAFKA,
+    ),
 ]
 Properties = Annotated[
     Path | None,
-    typer.Option("--kafka-properties", envvar="BRIDGE_KAFKA_PROPERTIES", metavar="FILE", help="A file of such properties: for passwords."),
+    typer.Option(
+        "--kafka-properties",
+        envvar="BRIDGE_KAFKA_PROPERTIES",
+        metavar="FILE",
+        help="A file of such properties: for passwords.",
+        rich_help_panel=_KAFKA,
+    ),
 ]
 Route = Annotated[str | None, typer.Option("--route", envvar="BRIDGE_ROUTE", help="Only letters of this route.")]
 Since = Annotated[

@@ -30,7 +30,7 @@ class Mock:
     def produce(self, *values: bytes | None, partition: int = 0) -> None:
         for value in values:
             self._producer.produce("vehicles", value, b"key", partition=partition, timestamp=1234, headers=[("h", b"1")])
-        assert self._producer.flush(10) == 0
+        assert self._producer.flush(60) == 0
 
 
 class Told:

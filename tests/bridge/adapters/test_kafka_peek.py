@@ -21,7 +21,7 @@ def producer() -> Producer:
         producer.produce("numbers", str(number).encode(), partition=number % 3, timestamp=1000 + number)
     producer.produce("one", b"only", partition=0)
     producer.list_topics("empty", timeout=60)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
     return producer
 
 
@@ -33,7 +33,7 @@ def servers(producer: Producer) -> str:
 
 @pytest.fixture
 def peek(servers: str) -> Iterator[KafkaPeek]:
-    with closing(KafkaPeek(servers, {}, clock=time.monotonic, timeout_s=10)) as peek_:
+    with closing(KafkaPeek(servers, {}, clock=time.monotonic, timeout_s=60)) as peek_:
         yield peek_
 
 

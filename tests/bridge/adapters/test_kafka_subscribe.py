@@ -40,7 +40,7 @@ def producer() -> Producer:
     for topic in (TOPIC, OTHER):
         for number in range(20):
             producer.produce(topic, str(number).encode(), partition=0)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
     return producer
 
 

@@ -63,6 +63,20 @@ def test_a_change_is_taken_once_and_counted_when_it_is_accepted(tmp_path: Path, 
     assert file.state.digest != first
 
 
+def test_a_change_that_the_file_system_does_not_tell_is_seen(tmp_path: Path, now: Now):
+    """Many count time in steps of 4 ms."""
+    path = tmp_path / "rules.yaml"
+    file = loaded(path, now)
+    before = path.stat()
+    path.write_text(OTHER)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    look(file)
+    change = file.take()
+    assert change is not None
+    assert change.changed == ("whole",)
+
+
 def test_a_touched_file_is_no_change_but_when_asked(tmp_path: Path, now: Now):
     path = tmp_path / "rules.yaml"
     file = loaded(path, now)

@@ -12,7 +12,7 @@ from bridge.core.record import Record
 from bridge.core.routing import Routed, Router
 from bridge.demo import gtfs_realtime
 from bridge.demo.replay import Recording, Replay
-from bridge.demo.simulation import Simulation
+from bridge.demo.simulation import START_S, TICK_S, Simulation
 from bridge.rules.load import load_rules
 from shared.errors import ConfigurationError
 
@@ -49,6 +49,11 @@ def test_the_simulated_city_goes_through_the_example_rules(routed: Routed):
     assert [stop["stop_id"] for stop in trip["stop_time_update"]] == [f"{moved['trip']['routeId']}-{ahead}" for ahead in (1, 2, 3)]
     assert len(by_channel["feed"]) == 40
     assert len(routed.drafts) == 1 + 3 * 20
+
+
+def test_a_message_tells_when_it_was_made():
+    first, second = (gtfs_realtime.time_of(gtfs_realtime.feed_message([], tick)) for tick in (0, 1))
+    assert (first, second) == (START_S, START_S + TICK_S)
 
 
 def test_a_feed_without_entities_is_no_problem():

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from bridge.adapters.internal_http import Health, InternalServer
 from bridge.demo.stack import (
     DEFAULT_RULES,
     Ports,
@@ -18,6 +20,7 @@ from bridge.demo.stack import (
     environment_of_children,
     feed,
     find_redis_server,
+    has_caught_up,
     is_free,
     plan,
 )
@@ -68,6 +71,20 @@ def test_readiness_asks_each_part_its_own_port(taken: int) -> None:
     assert (redis.is_ready(), bridge.is_ready(), edge.is_ready()) == (False, True, False)
 
 
+@pytest.mark.parametrize(
+    ("status", "lag", "is_so"),
+    [("starting", None, False), ("ready", None, False), ("ready", 2, False), ("ready", 0, True), ("degraded", 2, True)],
+)
+def test_a_bridge_has_caught_up_when_nothing_is_left_or_something_keeps_it(status: str, lag: int | None, is_so: bool) -> None:
+    health = Health(status, is_alive=True, details={"lag": lag})
+    server = InternalServer("127.0.0.1", 0, health=lambda: health, registry=CollectorRegistry())
+    try:
+        assert has_caught_up(server.port) is is_so
+    finally:
+        server.close()
+    assert not has_caught_up(server.port)
+
+
 def test_a_port_in_use_is_skipped(taken: int) -> None:
     ports = choose_ports(taken, 2)
     assert taken not in ports.edges
@@ -106,13 +123,14 @@ def test_the_example_is_the_demo_s_own_rules() -> None:
 
 def test_every_record_is_sent_once_in_order() -> None:
     sent: list[bytes] = []
-    assert feed(iter([b"1", b"2", b"3"]), sent.append, 0.0, lambda _seconds: False) is True
+    assert feed(iter([b"1", b"2", b"3"]), sent.append, lambda _record: 0.0, lambda _seconds: False) is True
     assert sent == [b"1", b"2", b"3"]
 
 
 def test_feeding_stops_when_told() -> None:
     sent: list[bytes] = []
-    assert feed(iter([b"1", b"2", b"3"]), sent.append, 3600.0, lambda _seconds: len(sent) == 1) is False
+    waits = {b"1": 0.0, b"2": 3600.0}
+    assert feed(iter([b"1", b"2", b"3"]), sent.append, waits.__getitem__, lambda seconds: seconds > 0 and len(sent) == 1) is False
     assert sent == [b"1"]
 
 
@@ -121,7 +139,7 @@ def test_feeding_passes_on_what_the_watch_raises() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        feed(iter([b"1"]), lambda _record: None, 3600.0, idle)
+        feed(iter([b"1"]), lambda _record: None, lambda _record: 3600.0, idle)
 
 
 def test_the_runner_is_this_python() -> None:

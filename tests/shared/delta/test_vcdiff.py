@@ -20,7 +20,8 @@ HEADER = b"\xd6\xc3\xc4\x00\x00"
 LIMIT = 100_000
 
 # A fixture that is made once a module is the same for each example.
-thorough = settings(derandomize=True, deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_SEEN_TO = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+thorough = settings(derandomize=True, deadline=None, max_examples=80, suppress_health_check=_SEEN_TO)
 
 
 def window(  # what a window is made of, in the order of RFC 3284
