@@ -2,9 +2,10 @@
 
     python -m bench.long_run [SECONDS]      600 unless told otherwise; not a part of `make bench`
 
-Each publication says its channel, its number and a text that follows from both, so a wrong value cannot pass. At the end everybody
-leaves, and the edge must be as it was: no connection, channel, task or file descriptor more. Memory is printed on the way; exit status 1
-where anything is wrong.
+The edge is busy for about half of its time: most of that are clients of bench/clients.c on channels of their own, who count what is lost
+or comes twice. Of the others, each publication says its channel, its number and a text that follows from both, so a wrong value cannot
+pass. At the end everybody leaves, and the edge must be as it was: no connection, channel, task or file descriptor more. Memory is printed
+on the way; exit status 1 where anything is wrong.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Literal
 import msgspec
 
 from bench.measure import cpu_ns, free_port, report
+from bench.stage import Clients
+from bench.stage import Publisher as CrowdPublisher
 from distributary import Client, ClientError, Position, Publication
 from shared.bus.layout import BusLayout
 from shared.bus.publisher import BusPublisher
@@ -42,6 +45,8 @@ RATE = 20
 """Publications a second and channel."""
 CLIENTS = 90
 STOPPED = 5
+CROWD, CROWD_CHANNELS, CROWD_RATE = 2_600, 20, 25
+"""Clients that only count, their channels, and publications a second on each of these."""
 _MODES: tuple[Literal["queue", "conflate", "ack"], ...] = ("queue", "conflate", "ack")
 _FORMATS: tuple[Literal["json", "msgpack"], ...] = ("json", "msgpack")
 LIFE_S = 20.0
@@ -171,7 +176,7 @@ class Edge:
         self.port, self._internal = free_port(), free_port()
         command = project_command("edge", "run", "--bus", url, "--port", self.port, "--internal-port", self._internal)
         self.process = Process(command, log=folder / "edge.log").start()
-        self.process.wait_for_port(self.port)
+        self.process.wait_for_http(f"http://127.0.0.1:{self._internal}/health/ready")
 
     def gauges(self) -> dict[str, float]:
         """Connections, channels and tasks now; resident memory in MB; open files."""
@@ -182,6 +187,31 @@ class Edge:
         files = len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208
         wanted = {name: found[name] for name in ("connections", "channels", "tasks")}
         return {**wanted, "slow": found["slow_consumers_total"], "rss_mb": pages * 4096 / 1e6, "files": files}
+
+
+class Crowd:
+    """Those who make up most of the load."""
+
+    def __init__(self, url: str, port: int) -> None:
+        self._publisher = CrowdPublisher(url)
+        self._publisher.push(range(CROWD_CHANNELS))
+        self._clients = Clients()
+        self._clients.open(CROWD, port, channels=CROWD_CHANNELS)
+        self._clients.ask("reset")
+        self._clients.tell("run", SECONDS + 1)
+        passes = round(SECONDS * CROWD_RATE)
+        self._thread = threading.Thread(target=self._publisher.paced, args=(range(CROWD_CHANNELS), passes, 1 / CROWD_RATE), daemon=True)
+        self._thread.start()
+        self.wanted = passes * CROWD
+
+    def end(self) -> dict[str, int]:
+        """What they counted; they are gone then."""
+        self._thread.join()
+        self._clients.hear()
+        self._clients.ask("until", self.wanted, 10)
+        seen = self._clients.stats()
+        self._clients.end()
+        return seen
 
 
 async def run(edge: Edge, publisher: Publisher, watch: Watch) -> list[dict[str, float]]:
@@ -205,26 +235,32 @@ def main() -> int:
         publisher = Publisher(redis.url)
         edge = Edge(Path(name), redis.url)
         before = edge.gauges()
+        crowd = Crowd(redis.url, edge.port)
         publisher.start()
         cpu, start = cpu_ns(edge.process.pid), time.monotonic()
         seen = asyncio.run(run(edge, publisher, watch))
         busy = (cpu_ns(edge.process.pid) - cpu) / 1e9 / (time.monotonic() - start)
         publisher.stop()
+        counted = crowd.end()
         after = settled(edge, before)
         problems = [
             f"{key}: {before[key]:.0f} before, {after[key]:.0f} after"
             for key in ("connections", "channels", "tasks", "files")
             if after[key] > before[key]
         ]
+        problems += [f"{counted[key]} {key} among those who only count" for key in ("lost", "duplicates", "gaps", "closed") if counted[key]]
+        if counted["publications"] != crowd.wanted:
+            problems.append(f"{counted['publications']} publications came to those who only count, not {crowd.wanted}")
         middle = [entry["rss_mb"] for entry in seen[len(seen) // 2 :]]
     rows = [
         ("publications", f"{publisher.number * len(CHANNELS):,}"),
         *((f"checked in mode {mode}", f"{count:,}") for mode, count in sorted(watch.seen.items())),
+        (f"counted by {CROWD:,} others", f"{counted['publications']:,}"),
         ("wrong values, holes, repeats", len(watch.wrong)),
         ("closed as slow consumers", f"{after['slow']:.0f}"),
         ("edge's CPU", f"{busy:.0%} of a core"),
         ("edge's RSS, second half, least to most", f"{min(middle):.1f} to {max(middle):.1f} MB"),
-        ("left over at the end", "; ".join(problems) or "nothing"),
+        ("left over at the end, or wrong among the others", "; ".join(problems) or "nothing"),
     ]
     report("long_run", f"Long run, {SECONDS:.0f} s, {CLIENTS} clients that come and go, {STOPPED} that never read", ("what", "value"), rows)
     print("\n".join(watch.wrong[:10]))

@@ -167,6 +167,17 @@ def run(
     max_frame_bytes: Annotated[
         int, typer.Option(envvar="EDGE_MAX_FRAME_BYTES", help="Largest frame that a client may send.", rich_help_panel=_ASKING)
     ] = _LIMITS.max_frame_bytes,
+    max_recovery_items: Annotated[
+        int,
+        typer.Option(
+            envvar="EDGE_MAX_RECOVERY_ITEMS",
+            help="Publications that one who comes back gets at once; who missed more is told of a gap. No more than the rules' history.",
+            rich_help_panel=_HOLDING,
+        ),
+    ] = _LIMITS.max_recovery_items,
+    max_recovery_bytes: Annotated[
+        int, typer.Option(envvar="EDGE_MAX_RECOVERY_BYTES", help="The same in bytes of payload.", rich_help_panel=_HOLDING)
+    ] = _LIMITS.max_recovery_bytes,
     max_outbox_bytes: Annotated[
         int,
         typer.Option(
@@ -235,6 +246,8 @@ def run(
         command_burst=command_burst,
         max_lookups_per_s=max_lookups_per_s,
         max_frame_bytes=max_frame_bytes,
+        max_recovery_items=max_recovery_items,
+        max_recovery_bytes=max_recovery_bytes,
         max_outbox_bytes=max_outbox_bytes,
         max_keys=max_keys,
         max_state_bytes=max_state_bytes,

@@ -75,6 +75,8 @@ def check_settings(settings: Settings) -> None:
             ("command_burst", 1),
             ("max_lookups_per_s", 0),
             ("max_frame_bytes", 1_024),
+            ("max_recovery_items", 1),
+            ("max_recovery_bytes", 1_024),
             ("max_outbox_bytes", 16_384),
             ("max_keys", 1),
             ("max_state_bytes", 1_024),

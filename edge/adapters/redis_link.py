@@ -106,6 +106,8 @@ class Link:
         self._silence_s = BEAT_TIMEOUT_S
         self.was_up = False
         self._is_heard = False
+        self._is_held = self._was_held = False
+        """Whether nothing is taken in now, and whether that was so since the last ping: then that nothing came says nothing."""
 
     def __repr__(self) -> str:
         return f"<{self.where} {'up' if self.is_up else 'away'}>"
@@ -117,8 +119,8 @@ class Link:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no bridge was heard lately."""
-        return self._owner.now() - self._heard_at >= BEAT_TIMEOUT_S
+        """Whether no bridge was heard lately, though we listened."""
+        return not self._is_held and self._owner.now() - self._heard_at >= BEAT_TIMEOUT_S
 
     def describe(self) -> dict[str, object]:
         """For health and logs."""
@@ -219,6 +221,9 @@ class Link:
 
     def hold(self, is_held: bool) -> None:  # noqa: FBT001  (see `edge.ports.Bus`)
         """Take in no publications, or take them in again."""
+        if self._is_held and not is_held:
+            self._heard_at = self._owner.now()  # What came meanwhile is read only now.
+        self._is_held, self._was_held = is_held, self._was_held or is_held
         if self._pubsub is not None:
             self._pubsub.hold(is_held)
 
@@ -325,14 +330,14 @@ class Link:
                 raise BusUnavailableError(msg)
             # The answer on the pub/sub connection is a pushed message. Any other shows as well that it is alive: behind a burst, which is
             # taken in no faster than it is delivered, the answer may be long in coming.
-            self._is_heard = False
+            self._is_heard, self._was_held = False, self._is_held
             self._send(pack("PING"))
             await reader.ask("PING")
             await self._wait_until_heard()
 
     async def _wait_until_heard(self) -> None:
         for _ in range(LOOKS):
-            if self._is_heard:
+            if self._is_heard or self._was_held:
                 return
             await asyncio.sleep(LOOK_S)
         msg = f"{self.where}: the subscription does not answer"

@@ -125,6 +125,26 @@ def test_recovery_of_any_length(bridge: Bridge, edge: EdgeProcess):
     run(main)
 
 
+@pytest.mark.parametrize(("most", "is_recovered"), [(1_200, True), (1_199, False)])
+def test_how_much_one_gets_who_comes_back_is_for_the_operator(
+    bridge: Bridge, redis_url: str, start_project: StartProject, most: int, is_recovered: bool
+):
+    """A longer history than an edge sends by default is of use where it is told to."""
+    edge = EdgeProcess(start_project, redis_url, "--max-recovery-items", str(most))
+
+    async def main() -> None:
+        await push(bridge, "a", 1, 1_300, keep=1_300)
+        position = {"epoch": next(iter(bridge.published))[1], "offset": 100}
+        async with client(edge) as listener:
+            answer = await listener.ask(type="subscribe", channel="a", position=position)
+            assert (answer["recovered"], answer.get("reason")) == ((True, None) if is_recovered else (False, "too_large"))
+            expected = list(range(101, 1_301)) if is_recovered else [1_300]
+            await wait_until_async(partial(has, listener, len(expected)), what="what was missed")
+            assert listener.offsets("a") == expected
+
+    run(main)
+
+
 def test_rewind(bridge: Bridge, edge: EdgeProcess):
     async def main() -> None:
         await push(bridge, "a", 1, 10, kind=Kind.STREAM)

@@ -11,7 +11,7 @@ import redis
 
 from tests.conftest import StartKafka, StartProject, StartRedis
 from tests.rig.kafka_server import KafkaCluster
-from tests.rig.ports import free_port
+from tests.rig.ports import beside, free_port
 from tests.rig.process import Process
 from tests.rig.wait import WaitTimeoutError, wait_until, wait_until_async
 
@@ -141,6 +141,20 @@ class TestProcess:
         process = start_project("edge", "--help")
         assert process.wait() == 0, process.tail()
         assert "Usage" in process.output()
+
+
+class TestPorts:
+    @pytest.mark.parametrize(
+        ("first", "last", "ports"),
+        [
+            (32_768, 60_999, range(10_240, 32_768)),
+            (11_000, 60_999, range(61_000, 65_536)),
+            (1_024, 9_999, range(10_240, 65_536)),
+            (1_024, 65_535, range(10_240, 65_536)),
+        ],
+    )
+    def test_are_not_those_of_outgoing_connections(self, first: int, last: int, ports: range):
+        assert beside(first, last) == ports
 
 
 class TestWait:

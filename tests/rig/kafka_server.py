@@ -163,12 +163,8 @@ class KafkaCluster:
     def create_topic(self, name: str, *, partitions: int = 1, settings: Mapping[str, str] | None = None) -> str:
         """Create a topic, wait until it has leaders, and return its name. As many replicas as nodes, at most 3."""
         topic = NewTopic(name, partitions, min(len(self.nodes), 3), config=dict(settings or {}))
-        admin = self.admin()
-        wait_until(
-            lambda: _create(admin, topic),
-            what=f"topic {name} to be created",
-            interval_s=0.1,
-        )
+        admin, failed = self.admin(), list[int]()
+        wait_until(lambda: _create(admin, topic, failed), what=f"topic {name} to be created", interval_s=0.1, state=lambda: failed)
         wait_until(
             lambda: self._partitions_with_leader(admin, name) == partitions,
             what=f"leaders of topic {name}",
@@ -374,15 +370,22 @@ class _Sender:
             self._offsets.append(message.offset() or 0)
 
 
-def _create(admin: AdminClient, topic: NewTopic) -> bool:
-    """Create a topic; False where the cluster is not ready for it yet (too few of its brokers are)."""
+_NOT_READY = {KafkaError.INVALID_REPLICATION_FACTOR, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT, KafkaError._TRANSPORT}
+
+
+def _create(admin: AdminClient, topic: NewTopic, failed: list[int]) -> bool:
+    """Create a topic; False where the cluster is not ready for it yet (too few of its brokers are), or does not answer.
+
+    `failed` gets why. After an attempt without an answer the topic may be there.
+    """
     try:
         admin.create_topics([topic], operation_timeout=_ANSWER_S)[topic.topic].result(_ANSWER_S)
     except KafkaException as error:
         reason = error.args[0].code()
-        if reason == KafkaError.TOPIC_ALREADY_EXISTS:
+        if reason == KafkaError.TOPIC_ALREADY_EXISTS and failed:
+            return True
+        if reason not in _NOT_READY:
             raise
-        if reason in {KafkaError.INVALID_REPLICATION_FACTOR, KafkaError._TIMED_OUT, KafkaError._TRANSPORT}:
-            return False
-        raise
+        failed.append(reason)
+        return False
     return True

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
+from functools import cache
+from pathlib import Path
 
-# Below the range from which the kernel takes ports for outgoing connections: while a server is down, no client may be given
-# its port (nor, trying to reconnect, connect to itself).
-_FIRST, _LAST = 10_240, 32_000
+_FIRST, _END = 10_240, 65_536
+_LEAST = 2_000
 
 _taken: set[int] = set()
 _random = random.SystemRandom()
@@ -16,7 +17,7 @@ _random = random.SystemRandom()
 def free_port() -> int:
     """A loopback port that nobody listens on, and that was not given out by this process before."""
     for _ in range(1000):
-        port = _random.randrange(_FIRST, _LAST)
+        port = _random.choice(_ports())
         if port in _taken:
             continue
         with socket.socket() as probe:
@@ -29,6 +30,25 @@ def free_port() -> int:
         return port
     msg = "no free port found"
     raise RuntimeError(msg)
+
+
+@cache
+def _ports() -> range:
+    try:
+        first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except (OSError, ValueError):
+        first, last = 32_768, 60_999
+    return beside(first, last)
+
+
+def beside(first: int, last: int) -> range:
+    """Ports for servers, where the kernel takes those from `first` to `last` for outgoing connections.
+
+    Others, if there are enough of them: while a server is down, no client may be given its port (nor, trying to reconnect, connect to
+    itself).
+    """
+    ranges = range(_FIRST, min(first, _END)), range(max(last + 1, _FIRST), _END), range(_FIRST, _END)
+    return next(ports for ports in ranges if len(ports) >= _LEAST)
 
 
 def is_listening(port: int) -> bool:

@@ -361,7 +361,7 @@ def test_an_unreachable_edge_is_tried_until_the_time_is_up():
         edge = FakeEdge()
         async with edge:
             url = edge.url
-        options = Options(backoff=FAST, proxy=False, open_timeout_s=0.5)
+        options = Options(backoff=FAST, proxy=False, open_timeout_s=2)
         with pytest.raises(UnavailableError, match="the last problem: cannot reach"):
             await Client(url, options=options).__aenter__()
         with pytest.raises(UnavailableError, match="cannot reach"):
@@ -892,7 +892,7 @@ def test_an_edge_that_accepts_and_says_nothing():
     async def main() -> None:
         async with FakeEdge(mute) as edge:
             with pytest.raises(CallTimeoutError, match="connect"):
-                await client_of(edge, reconnect=False, connect_timeout_s=0.5).__aenter__()
+                await client_of(edge, reconnect=False, connect_timeout_s=2).__aenter__()
 
     run(main())
 

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from edge.session import Session
-from edge.transports.websocket import WebSocketConnection
+from edge.transports.websocket import MAX_UNREAD_PONGS, WebSocketConnection
 from tests.edge.transports.fake_transport import FakeTransport
 from tests.edge.transports.test_entry import CONNECT, UPGRADE, Door
 from tests.edge.transports.test_frames import frame
@@ -114,6 +114,26 @@ def test_answers_to_pings_count(before: bytes):
         connection.data_received(PING)
         await asyncio.sleep(0)
         assert is_closed(transport)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("before", [b"", IN_FRAGMENTS], ids=["simple", "after fragments"])
+@pytest.mark.parametrize("unsent", [0, 10])
+def test_answers_to_pings_that_are_not_read_are_bounded_in_number(before: bytes, unsent: int):
+    """A million of them fit into an outbox's bytes, and take 50 times its memory."""
+
+    async def main() -> None:
+        entry, transport = Door(max_outbox_bytes=OUTBOX).come()
+        entry.data_received(UPGRADE + CONNECT + before)
+        connection = transport.protocol
+        assert isinstance(connection, WebSocketConnection)
+        transport.unsent = unsent
+        for _ in range(MAX_UNREAD_PONGS):
+            assert not is_closed(transport)
+            connection.data_received(frame(0x89, b""))
+            await asyncio.sleep(0)
+        assert is_closed(transport) is (unsent > 0)
 
     asyncio.run(main())
 
