@@ -280,7 +280,9 @@ class Node:
         if refill.gap is not None:
             self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
-            lane.channel.deliver(refill.steps)
+            for step in refill.steps:
+                self.deliveries.add(lane.channel, step)
+            self.deliveries.go_on()
         self.holdings.count(lane)
         if not lane.is_live:
             lane.is_live = True

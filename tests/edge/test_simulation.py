@@ -423,6 +423,25 @@ def test_nobody_gets_anything_of_a_new_epoch_before_the_gap_while_deliveries_wai
     simulation.close()
 
 
+def test_what_is_read_anew_for_many_is_written_to_some_a_turn():
+    simulation = Simulation(edges=2)
+    edge = simulation.edges[1]
+    simulation.push("stream:1")
+    clients = [simulation.connect(edge) for _ in range(4)]
+    for client in clients:
+        simulation.do(partial(client.subscribe, "stream:1"))
+    simulation.come_to_rest()
+    simulation.push("stream:1")
+    simulation.lose(edge, 1)
+    simulation.do(partial(edge.bus.verify, "the link is back"))
+    while answers := [at for at, (stage, _) in enumerate(edge.gates) if stage != "turn"]:
+        simulation.do(partial(edge.let, answers[0]))
+    assert [client.holdings["stream:1"].offset for client in clients] == [2, 1, 1, 1]
+    simulation.come_to_rest()
+    assert [client.holdings["stream:1"].offset for client in clients] == [2, 2, 2, 2]
+    simulation.close()
+
+
 @pytest.mark.parametrize("delta", list(DeltaFormat))
 def test_who_comes_back_with_a_part_of_the_state_to_an_edge_that_is_behind_has_all_in_the_end(delta: DeltaFormat):
     machine = EdgeMachine()
