@@ -280,15 +280,18 @@ class Node:
         if refill.gap is not None:
             self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
-            for step in refill.steps:
-                self.deliveries.add(lane.channel, step)
-            self.deliveries.go_on()
+            self._deliver(lane, refill.steps)
         self.holdings.count(lane)
         if not lane.is_live:
             lane.is_live = True
             early, lane.early = lane.early, []
             self.on_publications([(lane.name, envelope) for envelope in early])
         return history
+
+    def _deliver(self, lane: Lane, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self.deliveries.add(lane.channel, step)
+        self.deliveries.go_on()
 
     def _tell_gap(self, lane: Lane, gap: Gap, steps: Sequence[Step]) -> None:
         self.gaps += 1
