@@ -29,7 +29,9 @@ def load_policies(path: Path) -> Policies:
         raise ConfigurationError([f"{path}: cannot be read: {error.strerror or error}"]) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError([f"{path}: {error}"]) from None
-    problems = [f"{path}: {name}: there are only [default] and [namespaces.NAME]" for name in set(document) - {"default", "namespaces"}]
+    problems = [
+        f"{path}: {name}: there are only [default] and [namespaces.NAME]" for name in document if name not in {"default", "namespaces"}
+    ]
     default = _policy(f"{path}: default", document.get("default", {}), Policy(), problems)
     tables = document.get("namespaces", {})
     if not isinstance(tables, dict):
@@ -45,7 +47,7 @@ def _policy(where: str, table: Any, base: Policy, problems: list[str]) -> Policy
     if not isinstance(table, dict):
         problems.append(f"{where}: must be a table")
         return base
-    for name in set(table) - set(_SETTINGS):
+    for name in [name for name in table if name not in _SETTINGS]:
         close = get_close_matches(name, _SETTINGS, 1)
         problems.append(
             f"{where}.{name}: unknown setting" + (f'; did you mean "{close[0]}"?' if close else f"; there are {', '.join(_SETTINGS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 
 from shared.telemetry import Log
@@ -18,7 +19,9 @@ def allow_connections(count: int) -> None:
     wanted = count + SPARE
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with contextlib.suppress(OSError, ValueError):  # Some systems have a bound below the hard limit.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < wanted:
             log.warning(
                 "this process may open too few files for --max-connections: raise the hard limit (`ulimit -Hn`, LimitNOFILE), or lower it",

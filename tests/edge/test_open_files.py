@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
 import pytest
+
+from edge.open_files import allow_connections
 
 PROGRAM = """
 import resource, sys
@@ -41,3 +44,16 @@ def test_where_the_system_lets_it_have_too_few_it_says_how_many_clients_fit():
     assert limits == (2_500, 2_500)
     assert "--max-connections" in logged
     assert "fits=1500" in logged
+
+
+def test_a_system_that_refuses_to_raise_the_limit_is_no_reason_not_to_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refuse(_which: int, _limits: tuple[int, int]) -> None:
+        msg = "current limit exceeds maximum limit"
+        raise ValueError(msg)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (256, 10_000))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    allow_connections(2_000)
+    assert "too few files" in caplog.text
