@@ -273,6 +273,7 @@ class Link:
         self._was_refused = False
         self._heard_at = self._owner.now()
         self._silence_s = BEAT_TIMEOUT_S
+        self.hold(self._is_held)  # The new connection, too: nobody says so again.
         # A new link may follow another one, of a node that failed: what was published between the two was pushed to nobody.
         self._take_up(layout, self.shards, f"{self.where} is {'back' if self.was_up else 'linked'}")
         self.was_up = True

@@ -12,6 +12,7 @@ import pytest
 from edge.adapters.redis_bus import RedisBus
 from edge.adapters.redis_connection import RedisConnection, parse_address
 from edge.adapters.redis_link import BEAT_TIMEOUT_S, PING_INTERVAL_S, Link
+from shared.bus.layout import BusLayout
 from tests.edge.virtual_loop import VirtualLoop
 
 
@@ -89,3 +90,14 @@ def test_bridges_are_not_silent_while_nobody_listens(world: World):
     assert not world.link.is_silent
     world.loop.advance(BEAT_TIMEOUT_S)
     assert world.link.is_silent
+
+
+def test_a_new_connection_is_held_as_the_one_before(world: World):
+    """Else what comes is taken in though there is enough to write, without end where it comes faster than it is written."""
+    world.loop.do(lambda: world.link.hold(True))
+    world.link._owner._placement.layout = BusLayout()
+    world.link._pubsub = world.loop.do(Connection)
+    world.loop.do(lambda: world.link._begin(BusLayout()))
+    assert world.link._pubsub.held == [True]
+    world.loop.do(lambda: world.link.hold(False))
+    assert world.link._pubsub.held == [True, False]
