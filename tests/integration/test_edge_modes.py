@@ -168,7 +168,7 @@ class TestConflate:
 
     def test_what_the_bus_brings_at_once_is_not_held_beyond_the_ring(self, bridge: Bridge, start_edge: StartEdge):
         edge = start_edge()
-        size, count = 100_000, 200
+        size, count = 400_000, 50
 
         async def main() -> None:
             async with client(edge) as witness, slow_reader(edge) as slow:
@@ -176,7 +176,7 @@ class TestConflate:
                 await slow.subscribe(BUS, mode="conflate")
                 await source.publish(count, size=size)
                 before = rss_bytes(edge)
-                # An edge that had no processor for a while finds hundreds of deltas in one read: small ones, to large payloads.
+                # An edge that had no processor for a while finds many deltas in one read: small ones, to large payloads.
                 edge.process.pause()
                 await source.push(count, size=size)
                 edge.process.resume()
