@@ -67,6 +67,8 @@ class Expression(msgspec.Struct, frozen=True):
     """Parsed, with named expressions in the place of their names."""
     meaning: str = ""
     """Its text, and those of the named expressions that it uses: where this is equal, so is what it gives."""
+    growth: int = 1
+    """So many times the size of its input, at most, has what it gives, by its shape."""
 
     @property
     def needs_value(self) -> bool:
@@ -82,7 +84,7 @@ def compile_expression(text: str, named: Mapping[str, Expression] | None = None)
     named = named or {}
     tree = _parse(text)
     _check_depth(tree)
-    problems = [*_unknown_functions(tree, text), *_unknown_roots(tree, text, named)]
+    problems = [*_unknown_functions(tree, text), *_misplaced_references(tree), *_unknown_roots(tree, text, named)]
     if problems:
         raise ConfigurationError(problems)
     used = sorted(_roots(tree).intersection(named))
@@ -91,16 +93,17 @@ def compile_expression(text: str, named: Mapping[str, Expression] | None = None)
         _check_depth(tree, f", with {', '.join(used)} in place")
     if sum(1 for _ in _nodes(tree)) > MAX_EXPRESSION_NODES:
         raise ConfigurationError([f"has more than {MAX_EXPRESSION_NODES} parts, with {', '.join(used)} in place"])
-    if _growth(tree, 1) > MAX_EXPRESSION_GROWTH:
+    growth = _growth(tree, 1)
+    if growth > MAX_EXPRESSION_GROWTH:
         raise ConfigurationError([f"can make more than {MAX_EXPRESSION_GROWTH} times the size of its input"])
     meaning = "\n".join([text, *(f"{name}: {named[name].meaning}" for name in used)])
-    return Expression(text, _evaluator(tree, text), frozenset(_roots(tree)), _plain_path(tree), tree, meaning)
+    return Expression(text, _evaluator(tree, text), frozenset(_roots(tree)), _plain_path(tree), tree, meaning, growth)
 
 
 def constant(value: Any) -> Expression:
     """An expression that gives `value`, a JSON value, whatever the item."""
     text = f"`{msgspec.json.encode(value).decode()}`"
-    return Expression(text, lambda _: value, frozenset(), None, {"type": "literal", "value": value, "children": []}, text)
+    return Expression(text, lambda _: value, frozenset(), None, {"type": "literal", "value": value, "children": []}, text, 0)
 
 
 def describe(value: object) -> str:
@@ -281,6 +284,24 @@ def _unknown_functions(tree: Any, text: str) -> Iterator[str]:
         if given < expected or (given > expected and not is_variadic):
             at_least = "at least " if is_variadic else ""
             yield f"calls {name}() {where} with {given} arguments; it takes {at_least}{expected}"
+
+
+def _misplaced_references(tree: Any) -> Iterator[str]:
+    """`&expression` is for the functions that call it. As a value it is nothing that JSON can say, and jmespath finds that out nowhere."""
+    parents = [{"type": "", "children": [tree]}, *_nodes(tree)]
+    for parent in parents:
+        for number, child in enumerate(parent["children"]):
+            if isinstance(child, dict) and child["type"] == "expref" and not _takes_reference(parent, number):
+                yield "has a & where no function takes an expression; it is for those that do, as in sort_by(item, &name); `and` is &&"
+                return
+
+
+def _takes_reference(node: Any, number: int) -> bool:
+    """Whether `node` is a call of a function whose argument with this number is an expression (or of one that is not known)."""
+    if node["type"] != "function_expression":
+        return False
+    signature = _FUNCTIONS.get(node["value"], {}).get("signature")
+    return signature is None or (number < len(signature) and "expref" in signature[number]["types"])
 
 
 # --- Evaluating --------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from bridge.core.explain import (
     operands,
     why_nothing,
 )
+from bridge.core.expression import compile_expression
 from bridge.core.record import Record
 from bridge.rules.load import parse_rules
 
@@ -80,6 +81,19 @@ def test_why_a_route_makes_nothing(value: bytes | None, split: str, whole: str):
         assert bool(route.problems) == (route.outcome == PROBLEM)
 
 
+def test_a_where_that_cannot_be_worked_out_is_neither_true_nor_false():
+    rules = b"""
+version: 1
+sources: [{name: a, topics: [one]}]
+routes: [{name: r, split: value, where: "abs(item) > `3`", channel: "c:{item}"}]
+"""
+    (route,) = explain(parse_rules(rules, "rules.yaml"), record(b'[1,"x",4]')).routes
+    assert (route.items, route.left_out, route.failed, route.made, len(route.problems)) == (3, 1, 1, 1, 1)
+    found = [(step.is_through, step.is_failed, len(step.channels)) for step in route.steps]
+    assert found == [(False, False, 0), (False, True, 0), (True, False, 1)]
+    assert "abs()" in str(route.steps[1].where)
+
+
 def test_a_value_that_cannot_be_decoded_says_so():
     explanation, _ = explained(b"no json")
     assert "not JSON" in explanation.values["json"]
@@ -123,7 +137,40 @@ def test_long_values_are_shortened_and_many_items_counted():
     ],
 )
 def test_the_paths_in_an_expression_are_those_that_begin_in_the_scope(text: str, paths: list[str]):
-    assert [path for path, _ in operands(text)] == paths
+    assert [path for path, _ in operands(compile_expression(text))] == paths
+
+
+def test_of_named_expressions_the_values_in_them_are_told():
+    rules = parse_rules(
+        b"""
+version: 1
+sources: [{name: a, topics: [one]}]
+expressions: {position: item.position, fast: "position.speed > `5`"}
+routes: [{name: r, where: fast && item.ok, channel: c}]
+""",
+        "rules.yaml",
+    )
+    [(_, why, evidence)] = why_nothing(rules, record(b'{"position":{"speed":3},"ok":true}'))
+    assert (why, evidence) == ("`where` was false: fast && item.ok", "item.position.speed = 3, item.ok = true")
+
+
+def test_a_value_that_no_step_looks_at_is_no_problem():
+    rules = parse_rules(
+        b"""
+version: 1
+sources: [{name: a, topics: [one]}]
+routes:
+  - {name: by-key, channel: "k:{partition}", project: {k: key}}
+  - {name: left-out, where: headers.kind == 'y', channel: c}
+  - {name: read, where: headers.kind == 'x', channel: c}
+""",
+        "rules.yaml",
+    )
+    by_key, left_out, read = explain(rules, record(b"no json")).routes
+    assert (by_key.outcome, by_key.problems, by_key.made) == (PUBLISHED, (), 1)
+    assert by_key.steps[0].channels == (Named("k:{partition}", "k:0"),)
+    assert (left_out.outcome, left_out.problems) == (WHERE_FALSE, ())
+    assert read.outcome == PROBLEM
 
 
 def test_a_key_that_cannot_be_read_is_no_problem_of_routes_that_do_not_look_at_it():
