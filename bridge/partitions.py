@@ -113,7 +113,9 @@ class Partitions:
         self._hold([partition], Hold.HALTED)
         self.room.withdraw([partition])
         self._log.error(
-            "partition halted: correct the rules (or skip the record), then reload them or restart", record=record.where, problem=why
+            "partition halted: correct the rules (`on_error: skip` or `dead-letter` lets the record go), then reload them or restart",
+            record=record.where,
+            problem=why,
         )
 
     def try_halted_again(self, *, rules_changed: bool) -> None:

@@ -277,7 +277,7 @@ class Pipeline:
         # What was finished under the old rules must not come back under the new ones, should this process be killed.
         self._commit(wait=True)
         try:
-            router = Router(change.rules, clock=self._time.now)
+            router = self._reader.router.with_rules(change.rules)
             self._partitions.leave(router.routes_of)
             self._records.subscribe(change.rules.topics)
         except ConfigurationError as error:

@@ -56,7 +56,8 @@ class Reader:
             raise
         except Exception as error:  # noqa: BLE001  (a fault of ours must not lose a record: its partition stops, visibly)
             self._log.exception("routing failed", record=record.where)
-            return Routed(problems=[RecordProblem(_NO_ROUTE, OnError.HALT, f"routing failed: {error!r}")])
+            what = f"a fault in distributary, which a route with `on_error: dead-letter` would put aside: {error!r}"
+            return Routed(problems=[RecordProblem(_NO_ROUTE, OnError.HALT, what)])
         self._tally.filtered += routed.filtered
         self._tally.over_cap += routed.over_cap
         self._tally.tombstones += routed.is_tombstone

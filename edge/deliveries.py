@@ -96,20 +96,22 @@ class Deliveries:
 
     def flush(self, channel: Channel) -> None:
         """Write what is due on this channel now, to all."""
-        for parts in [parts for parts in self._parts if parts.channel is channel]:
-            while not parts.write(LOOK_AFTER):
-                pass
-        self._parts = deque(parts for parts in self._parts if parts.channel is not channel)
-        steps = self._due.pop(channel, None)
-        if steps is not None:
-            channel.deliver(steps)
+        if not any(parts.channel is channel for parts in self._parts):
+            steps = self._due.pop(channel, None)
+            if steps is not None:
+                channel.deliver(steps)
+            return
+        # Encoded before any of it is written: who is told may join the channel then, and have no part in what is due.
+        self._part(channel)
+        while parts := next((parts for parts in self._parts if parts.channel is channel), None):
+            self._write_some(parts, LOOK_AFTER)
 
     def close_to_newcomers(self, channel: Channel) -> None:
         """Somebody joins who holds the newest publication: what is due is for those who are there now, whenever it is written."""
         if channel not in self._due:
             return
         if channel.subscribers > self._many:
-            self._parts.append(_Parts(channel, self._due.pop(channel)))
+            self._part(channel)
         else:
             self.flush(channel)
 
@@ -133,17 +135,26 @@ class Deliveries:
     def _write_parts(self) -> bool:
         """Go on with what is on its way; True where all of it is written, and there is time for more."""
         while self._parts:
-            parts = self._parts[0]
-            try:
-                is_written = parts.write(self._look_after)
-            except Exception:  # It is past the one that failed, and goes on with the others.
-                log.exception("publications could not be written", channel=parts.channel)
-                continue
-            if is_written and self._parts and self._parts[0] is parts:
-                self._parts.popleft()
+            self._write_some(self._parts[0], self._look_after)
             if self._clock() >= self._until:
                 return False
         return True
+
+    def _write_some(self, parts: _Parts, most: int) -> None:
+        """Go on with one that is on its way, and take it away where all of it is written."""
+        try:
+            is_written = parts.write(most)
+        except Exception:  # It is past the one that failed, and goes on with the others.
+            log.exception("publications could not be written", channel=parts.channel)
+            return
+        if is_written and parts in self._parts:  # Else somebody who was told had the rest of it written.
+            self._parts.remove(parts)
+
+    def _part(self, channel: Channel) -> None:
+        """What is due on this channel is on its way."""
+        steps = self._due.pop(channel, None)
+        if steps is not None:
+            self._parts.append(_Parts(channel, steps))
 
     def _write_due(self) -> bool:
         """Write what is due, up to a channel of many subscribers, which is on its way then; True where there is time for more."""

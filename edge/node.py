@@ -263,6 +263,8 @@ class Node:
             history = await self._bus.read(lane.name, asked)
             if stream.epoch != epoch:
                 continue  # The first publication overtook the answer, which may still say that there is none.
+            # Before the stream moves: those who go at their own pace are told of what was, not of an epoch that begins with a gap.
+            self.deliveries.flush(lane.channel)
             refill = stream.refill(history.envelopes, asked=asked, most=most)
             if refill.needs_keys:
                 if lane.is_live:
@@ -275,17 +277,21 @@ class Node:
         for waiting in present:
             waiting.is_checked = True
         self._reach.learn(lane, history)
-        self.deliveries.flush(lane.channel)
         if refill.gap is not None:
             self._tell_gap(lane, refill.gap, refill.steps)
         elif refill.steps:
-            lane.channel.deliver(refill.steps)
+            self._deliver(lane, refill.steps)
         self.holdings.count(lane)
         if not lane.is_live:
             lane.is_live = True
             early, lane.early = lane.early, []
             self.on_publications([(lane.name, envelope) for envelope in early])
         return history
+
+    def _deliver(self, lane: Lane, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self.deliveries.add(lane.channel, step)
+        self.deliveries.go_on()
 
     def _tell_gap(self, lane: Lane, gap: Gap, steps: Sequence[Step]) -> None:
         self.gaps += 1

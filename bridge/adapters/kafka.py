@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 from bridge.adapters.kafka_ends import HeldEnds
 from bridge.adapters.kafka_headers import headers_of
 from bridge.adapters.kafka_identity import TopicIdentities
+from bridge.adapters.kafka_properties import not_only_of_consumers
 from bridge.core.flow import Flow, Hold
 from bridge.core.record import Partition, Record
 from bridge.ports import Listener, RecordsError
@@ -447,10 +448,5 @@ def _told(error: KafkaException) -> str:
     return first.str() if isinstance(first, KafkaError) else str(first)
 
 
-_CONSUMER_ONLY = ("auto.", "enable.auto", "fetch.", "queued.", "session.", "heartbeat.", "max.poll", "group.", "isolation.", "check.crcs")
-
-
 def _admin_settings(common: Settings) -> dict[str, Any]:
-    """Without what only a consumer has, of which the admin client would warn."""
-    settings = {name: value for name, value in common.items() if not name.startswith(_CONSUMER_ONLY)}
-    return {**settings, "client.id": "distributary-bridge-admin"}
+    return {**not_only_of_consumers(common), "client.id": "distributary-bridge-admin"}

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from bridge.adapters.kafka_properties import not_only_of_consumers
 from bridge.core.letter import DeadLetter
 from bridge.ports import LetterAnswer
 from shared.errors import ConfigurationError
@@ -33,23 +34,17 @@ _TOO_LARGE = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TO
 _NOT_ALLOWED = frozenset((KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED))
 _NEVER = frozenset((KafkaError.INVALID_RECORD, KafkaError.TOPIC_EXCEPTION, KafkaError.POLICY_VIOLATION))
 
-_CONSUMER_ONLY = (
-    "auto.", "check.crcs", "enable.auto", "enable.partition.eof", "fetch.", "group.", "heartbeat.", "isolation.", "max.partition.fetch",
-    "max.poll", "partition.assignment", "queued.", "session.",
-)  # fmt: skip
-
 _Sent = tuple[int, DeadLetter]
 
 
 def producer_properties(bootstrap_servers: str, properties: Mapping[str, str]) -> dict[str, Any]:
     """What a producer of ours begins with: the operator's properties without those that only a consumer has."""
-    shared = {name: value for name, value in properties.items() if not name.startswith(_CONSUMER_ONLY)}
     return {
         "log_level": 2,
         "bootstrap.servers": bootstrap_servers,
         "reconnect.backoff.max.ms": 2000,
         "partitioner": "murmur2_random",
-        **shared,
+        **not_only_of_consumers(properties),
         # Only the topic decides how large a record may be.
         "message.max.bytes": 1_000_000_000,
         "enable.idempotence": True,

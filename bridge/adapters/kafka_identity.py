@@ -103,8 +103,8 @@ class TopicIdentities:
         return True
 
     def is_subscribed(self, name: str) -> bool:
-        """Whether a topic of this name is one of those subscribed to."""
-        return any(re.match(topic, name) if topic.startswith("^") else topic == name for topic in self._subscribed)
+        """Whether a topic of this name is one of those subscribed to. Of `^a|b`, as of librdkafka, `b` may stand anywhere."""
+        return any(re.search(topic, name) if topic.startswith("^") else topic == name for topic in self._subscribed)
 
     def _collect(self) -> list[str]:
         if not all(future.done() for future in self._asked.values()):

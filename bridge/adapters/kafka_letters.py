@@ -118,9 +118,14 @@ class LetterReader:
         self.cluster = metadata.cluster_id or ""
         return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
 
-    def scan(self, topic: str, partitions: int, *, newest: int | None = None) -> Iterator[Letter | Mark]:
-        """All letters and marks; with `newest` only the last records of each partition, so many. Ends where the topic ends."""
-        return self._scan([self._start(TopicPartition(topic, number, 0), newest) for number in range(partitions)])
+    def scan(self, topic: str, partitions: Iterable[int], *, newest: int | None = None) -> Iterator[Letter | Mark]:
+        """All letters and marks in these partitions; with `newest` only the last records of each, so many. Ends where the topic ends."""
+        return self._scan([self._start(TopicPartition(topic, number, 0), newest) for number in partitions])
+
+    def places(self, topic: str, partition: int) -> int:
+        """How many records a partition has at most: marks of transactions take places, too."""
+        low, high = self._watermarks(TopicPartition(topic, partition))
+        return high - low
 
     def letters(self, places: Collection[Place]) -> Iterator[Letter]:
         """The letters at these places."""
@@ -160,13 +165,17 @@ class LetterReader:
         return Letter(place, facts, record) if record is not None and facts is not None else None
 
     def _start(self, partition: TopicPartition, newest: int | None) -> TopicPartition:
+        low, high = self._watermarks(partition)
+        start = low if newest is None else max(low, high - newest)
+        return TopicPartition(partition.topic, partition.partition, start)
+
+    def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
         try:
-            low, high = self._consumer.get_watermark_offsets(partition, timeout=_ANSWER_S)
+            found: tuple[int, int] = self._consumer.get_watermark_offsets(partition, timeout=_ANSWER_S)
         except KafkaException as error:
             msg = f"{partition.topic}[{partition.partition}] cannot be read: {_told(error)}"
             raise LettersError(msg) from error
-        start = low if newest is None else max(low, high - newest)
-        return TopicPartition(partition.topic, partition.partition, start)
+        return found
 
     def _read(self, places: list[TopicPartition]) -> Iterator[Message]:
         """The records from these places to the ends of their partitions."""

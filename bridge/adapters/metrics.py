@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from bridge.adapters.rules_file import RulesState
 from bridge.core.record import Partition
-from bridge.core.tally import Tally
+from bridge.core.tally import RouteTally, Tally
 from bridge.dead_letters import DeadLetterQueue
 
 
@@ -53,6 +53,7 @@ class PipelineCollector(Collector):
         for name, text, value in (
             ("records", "Kafka records consumed", tally.records),
             ("record_bytes", "Bytes of their values", tally.record_bytes),
+            ("tombstones", "Records without a value", tally.tombstones),
             ("filtered", "Items that a `where` left out", tally.filtered),
             ("over_channel_cap", "Items that would have made a route's channels too many", tally.over_cap),
             ("payload_bytes", "Bytes of all publications, if each were full", tally.payload_bytes),
@@ -74,15 +75,7 @@ class PipelineCollector(Collector):
 
     def _pushes(self, tally: Tally) -> Metric:
         pushes = CounterMetricFamily("distributary_bridge_pushes", "What became of publications", labels=["outcome"])
-        for outcome, value in (
-            ("full", tally.full),
-            ("delta", tally.deltas),
-            ("unchanged", tally.unchanged + tally.skipped),
-            ("stale", tally.stale),
-            ("repeated", tally.repeated),
-            ("duplicate", tally.duplicates),
-            ("failed", tally.failed),
-        ):
+        for outcome, value in _outcomes(tally):
             pushes.add_metric([outcome], value)
         return pushes
 
@@ -148,6 +141,18 @@ def _dead_letters(tally: Tally) -> Metric:
     return letters
 
 
+def _outcomes(counts: Tally | RouteTally) -> Iterable[tuple[str, int]]:
+    return (
+        ("full", counts.full),
+        ("delta", counts.deltas),
+        ("unchanged", counts.unchanged + counts.skipped),
+        ("stale", counts.stale),
+        ("repeated", counts.repeated),
+        ("duplicate", counts.duplicates),
+        ("failed", counts.failed),
+    )
+
+
 def _by_route(tally: Tally) -> Iterable[Metric]:
     """What each route published and saved: rate(sent_bytes) / rate(payload_bytes) is what is left of the bytes."""
     routes = tally.routes
@@ -156,7 +161,7 @@ def _by_route(tally: Tally) -> Iterable[Metric]:
     payload = CounterMetricFamily(f"{prefix}_payload_bytes", "Bytes of a route's publications, if each were full", labels=["route"])
     sent = CounterMetricFamily(f"{prefix}_sent_bytes", "Bytes of a route's publications, as they were published", labels=["route"])
     for name, route in routes.items():
-        for outcome, value in (("full", route.full), ("delta", route.deltas), ("unchanged", route.unchanged + route.skipped)):
+        for outcome, value in _outcomes(route):
             publications.add_metric([name, outcome], value)
         payload.add_metric([name], route.payload_bytes)
         sent.add_metric([name], route.sent_bytes)

@@ -8,6 +8,7 @@ enough: the time of a change may be that of the one before, a few milliseconds a
 from __future__ import annotations
 
 import hashlib
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,9 +166,11 @@ class RulesFile:
     def _signature(self) -> tuple[int | str, ...] | None:
         try:
             found = self._path.stat()  # Of what a link leads to.
-            return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, _digest(self._data())
+            # A pipe (`run <(envsubst < rules.yaml)`) can be read only once, and reading it may wait for ever.
+            content = _digest(self._data()) if stat.S_ISREG(found.st_mode) else ""
         except (OSError, ConfigurationError):
             return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, content
 
 
 def _digest(data: bytes) -> str:

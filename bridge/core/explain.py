@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jmespath.exceptions
-import jmespath.parser
 import jmespath.visitor
 import msgspec
 
@@ -181,14 +180,10 @@ def _evidence(route: RouteSteps) -> str:
     return values if route.items == 1 else f"first of {route.items} items: {values}"
 
 
-def operands(text: str) -> list[tuple[str, Any]]:
-    """The plain paths in an expression that begin with a name of the scope: their text, and their tree for `value_of`."""
-    try:
-        tree = jmespath.parser.Parser().parse(text).parsed
-    except (jmespath.exceptions.JMESPathError, RecursionError):
-        return []
+def operands(expression: Expression) -> list[tuple[str, Any]]:
+    """The plain paths in an expression that begin with a name of the scope, also in those that it names: their text, and their tree."""
     found: dict[str, Any] = {}
-    for node in _paths(tree):
+    for node in _paths(expression.tree):
         path = _path_text(node)
         if path is not None and path.partition(".")[0].partition("[")[0] in ROOTS:
             found.setdefault(path, node)
@@ -248,7 +243,10 @@ def _outcome(record: Record, drafts: list[Draft], problems: list[str], items: in
 
 def _items(route: Route, record: Record, shown: int) -> Iterator[ItemSteps]:
     """The items of the record, each with its steps. Raises EvaluationError and SchemaUnavailableError where there are none to be had."""
-    scope = scope_of(route, record)
+    scope = _scope_of(route, record)
+    # As the router does: a value that nothing looks at is no problem, nor is one of a record that is left out by something else.
+    if route.reads_value and not _is_left_out_unread(route, scope):
+        scope.put_value(route.source.decoder.decode(record.value or b"", record))
     if route.split is None:
         yield _steps(route, scope, None, shown)
         return
@@ -261,16 +259,18 @@ def _items(route: Route, record: Record, shown: int) -> Iterator[ItemSteps]:
         yield _steps(route, scope, index, shown)
 
 
-def scope_of(route: Route, record: Record) -> Scope:
-    """The names that the route's expressions see, the value decoded. Raises EvaluationError and SchemaUnavailableError."""
+def _scope_of(route: Route, record: Record) -> Scope:
+    """The names that the route's expressions see, but for the value. Raises EvaluationError and SchemaUnavailableError."""
     scope = Scope(record)
-    source = route.source
-    # As the router does: a key that nothing looks at is no problem.
-    reads_key = any("key" in expression.roots for expression in route.expressions)
-    if reads_key and source.key_decoder is not None and record.key is not None:
-        scope.put_key(source.key_decoder.decode(record.key, record))
-    scope.put_value(source.decoder.decode(record.value or b"", record))
+    key_decoder = route.source.key_decoder
+    if route.reads_key and key_decoder is not None and record.key is not None:
+        scope.put_key(key_decoder.decode(record.key, record))
     return scope
+
+
+def _is_left_out_unread(route: Route, scope: Scope) -> bool:
+    where = route.where
+    return route.split is None and where is not None and not where.needs_value and not is_true(where.evaluate(scope))
 
 
 def _steps(route: Route, scope: Scope, index: int | str | None, shown: int) -> ItemSteps:
@@ -279,7 +279,7 @@ def _steps(route: Route, scope: Scope, index: int | str | None, shown: int) -> I
     if route.where is not None:
         where, is_through = _where(route.where, scope, shown)
     channels = tuple(Named(template.text, _rendered(template, scope)) for template in route.channels) if is_through else ()
-    found = operands(route.where.text) if route.where is not None else []
+    found = operands(route.where) if route.where is not None else []
     values = tuple(Named(text, as_json(_value_of(tree, scope), shown)) for text, tree in found)
     return ItemSteps(as_json(scope.item, shown), index, where, values, channels, is_through)
 

@@ -82,7 +82,7 @@ def compile_expression(text: str, named: Mapping[str, Expression] | None = None)
     named = named or {}
     tree = _parse(text)
     _check_depth(tree)
-    problems = [*_unknown_functions(tree, text), *_unknown_roots(tree, text, named)]
+    problems = [*_unknown_functions(tree, text), *_misplaced_references(tree), *_unknown_roots(tree, text, named)]
     if problems:
         raise ConfigurationError(problems)
     used = sorted(_roots(tree).intersection(named))
@@ -281,6 +281,24 @@ def _unknown_functions(tree: Any, text: str) -> Iterator[str]:
         if given < expected or (given > expected and not is_variadic):
             at_least = "at least " if is_variadic else ""
             yield f"calls {name}() {where} with {given} arguments; it takes {at_least}{expected}"
+
+
+def _misplaced_references(tree: Any) -> Iterator[str]:
+    """`&expression` is for the functions that call it. As a value it is nothing that JSON can say, and jmespath finds that out nowhere."""
+    parents = [{"type": "", "children": [tree]}, *_nodes(tree)]
+    for parent in parents:
+        for number, child in enumerate(parent["children"]):
+            if isinstance(child, dict) and child["type"] == "expref" and not _takes_reference(parent, number):
+                yield "has a & where no function takes an expression; it is for those that do, as in sort_by(item, &name); `and` is &&"
+                return
+
+
+def _takes_reference(node: Any, number: int) -> bool:
+    """Whether `node` is a call of a function whose argument with this number is an expression (or of one that is not known)."""
+    if node["type"] != "function_expression":
+        return False
+    signature = _FUNCTIONS.get(node["value"], {}).get("signature")
+    return signature is None or (number < len(signature) and "expref" in signature[number]["types"])
 
 
 # --- Evaluating --------------------------------------------------------------------------------------------------------------

@@ -146,11 +146,11 @@ def _version(expression: Expression, value: Any) -> float:
             return float(moment)
         msg = f"`version` ({expression.text}) gave {describe(value)}, which is no time; a number in a text is read by to_number()"
         raise EvaluationError(msg)
+    if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:  # First, because some have too many digits to be a float at all.
+        msg = f"`version` ({expression.text}) gave {describe(value)}; an integer beyond {MAX_EXACT_INTEGER} cannot be told from the next"
+        raise EvaluationError(msg)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         msg = f"`version` ({expression.text}) gave {describe(value)}; a version is a number or an ISO 8601 time"
-        raise EvaluationError(msg)
-    if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
-        msg = f"`version` ({expression.text}) gave {describe(value)}; an integer beyond {MAX_EXACT_INTEGER} cannot be told from the next"
         raise EvaluationError(msg)
     return float(value)
 

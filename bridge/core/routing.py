@@ -64,11 +64,19 @@ class Router:
     """
 
     def __init__(self, rules: CompiledRules, *, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self._clock = clock
         self._runners = [_RouteRunner(route, clock) for route in rules.routes]
         self._by_topic: dict[str, list[_RouteRunner]] = {}
 
     def __repr__(self) -> str:
         return f"Router(routes={[runner.route.name for runner in self._runners]}, topics_seen={len(self._by_topic)})"
+
+    def with_rules(self, rules: CompiledRules) -> Router:
+        """A router for other rules. Routes that both have (the very objects) go on: the channels that they made stay counted."""
+        made = Router(msgspec.structs.replace(rules, routes=()), clock=self._clock)
+        known = {id(runner.route): runner for runner in self._runners}
+        made._runners = [known.get(id(route)) or _RouteRunner(route, self._clock) for route in rules.routes]
+        return made
 
     def route(self, record: Record, replay: Replay | None = None) -> Routed:
         """Make the drafts of `record`; a problem with one item leaves the others alone. Raises SchemaUnavailableError.
@@ -169,18 +177,13 @@ class _RouteRunner:
         self._mark_deletion = marker(route.marks.without_value)
         self.content_type: ContentType = route.content_type
         self._decoder = route.source.decoder
-        # Where no expression looks at the key, nothing is made of it.
-        reads_key = any("key" in expression.roots for expression in route.expressions)
-        self._key_decoder = route.source.key_decoder if reads_key else None
+        self._key_decoder = route.source.key_decoder if route.reads_key else None
         self._split = route.split.evaluate if route.split is not None else None
         self._where = route.where.evaluate if route.where is not None else None
         self._where_needs_value = route.where is not None and route.where.needs_value
         self._channels = tuple(template.render for template in route.channels)
         self._payload_of = _payload_function(route)
-        # A value that is passed on as it came is decoded all the same, to check it: clients must never get what is no JSON
-        # (no text) under the name of JSON (text).
-        passes_value_on = route.projection is None and self._decoder.has_value
-        self._needs_value = passes_value_on or any(expression.needs_value for expression in route.expressions)
+        self._needs_value = route.reads_value
 
     def takes(self, topic: str) -> bool:
         """Whether records of `topic` are for this route."""

@@ -69,6 +69,20 @@ class Route(msgspec.Struct, frozen=True):
         )
 
     @property
+    def reads_value(self) -> bool:
+        """Whether the record's value is decoded: for an expression, or to check what is passed on as it came.
+
+        Clients must never get what is no JSON (no text) under the name of JSON (text).
+        """
+        passes_value_on = self.projection is None and self.source.decoder.has_value
+        return passes_value_on or any(expression.needs_value for expression in self.expressions)
+
+    @property
+    def reads_key(self) -> bool:
+        """Whether an expression looks at the key. Where none does, nothing is made of it."""
+        return any("key" in expression.roots for expression in self.expressions)
+
+    @property
     def content_type(self) -> ContentType:
         """What its payloads are: JSON as soon as the bridge writes them, else what the source has."""
         if self.projection is not None or self.split is not None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import fastavro
-from fastavro import _read_py
 from fastavro.schema import fingerprint as fingerprint_of
 from fastavro.schema import to_parsing_canonical_form
 
 from bridge.core.decoding import DecodeError
 from bridge.formats.avro_outline import Outline
+from bridge.formats.avro_recursive import read_recursive
 from bridge.formats.schema import References, RegisteredSchema, parse_schema_text
 from shared.errors import ConfigurationError
 
@@ -30,7 +30,7 @@ class AvroSchema:
             msg = "is an array of values that have no bytes, so that a record of ten bytes could be a billion of them"
             raise ConfigurationError([msg])
         # Where types contain themselves, the depth is the data's, and fastavro's compiled reader would overrun the stack.
-        self._read = _read_py.schemaless_reader if outline.is_recursive() else fastavro.schemaless_reader
+        self._read = read_recursive if outline.is_recursive() else fastavro.schemaless_reader
 
     def __repr__(self) -> str:
         return f"<AvroSchema {self.fingerprint.hex()}>"

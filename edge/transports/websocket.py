@@ -224,6 +224,7 @@ class WebSocketConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.is_writable = True
+        self._unread_pongs = 0  # Of those who conflate something may be unsent all the time, for days.
         self._outbox_bytes = self._all.node.limits.max_outbox_bytes
         if not self._is_short and self._is_open and self.session is not None and self.write == self._write_counted:
             self.write = self._transport.write

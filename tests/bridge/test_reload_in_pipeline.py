@@ -119,6 +119,28 @@ def test_deltas_go_on_where_a_route_did_not_change_and_begin_anew_where_it_did()
     assert world.published("rules-1:a") == [1, 2, 3, 4]
 
 
+def test_the_channels_that_a_route_made_stay_counted_where_it_did_not_change():
+    def capped(other: str) -> CompiledRules:
+        text = f"""
+version: 1
+sources: [{{name: a, topics: [a]}}]
+routes:
+  - {{name: few, channel: "n:{{item.n}}", max_channels: 2}}
+  - {{name: other, channel: {other}}}
+"""
+        return parse_rules(text.encode(), "rules.yaml")
+
+    world = World(capped("before"))
+    world.produce(1, 2, 3)
+    world.steps()
+    world.reload(capped("after"))
+    world.produce(4, 1)
+    world.steps()
+    assert [world.published(f"n:{number}") for number in (1, 2, 3, 4)] == [[1, 1], [2], [], []]
+    assert world.published("after") == [4, 1]
+    assert world.pipeline.tally.over_cap == 2
+
+
 def test_a_channel_that_no_route_feeds_any_more_is_not_put_back_into_a_bus_that_lost_its_data():
     world = World(rules(1))
     world.produce(1)

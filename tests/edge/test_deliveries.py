@@ -47,7 +47,7 @@ class Slow:
 
     def finish(self) -> None:
         """Let the event loop go round until nothing is due."""
-        for _ in range(100):
+        for _ in range(200):
             self.next_turn()
         assert not self.deliveries
         assert not self.held[-1:] or self.held[-1] is False
@@ -234,6 +234,56 @@ class TestManySubscribers:
         slow.publish(2)
         slow.finish()
         assert told == [4, 4, 4]
+
+    @pytest.mark.parametrize("are_many", [True, False])
+    def test_who_is_told_and_joins_meanwhile_has_nothing_lost_or_twice(self, are_many: bool):
+        """As a client does that was sent all of a keyed channel's state when it was told."""
+        slow = Slow(1, many=305)
+        channel = slow.channels[0]
+        slow.crowd = [slow.reader(channel) for _ in range(14)]
+        joined: list[Reader] = []
+
+        class Joins(Nobody):
+            is_over = False
+
+            def poke(self) -> None:
+                if not self.is_over:
+                    self.is_over = True
+                    channel.remove_paced(self)  # type: ignore[arg-type]  # of a gap it is never told
+                    slow.deliveries.close_to_newcomers(channel)
+                    joined.append(slow.reader(channel))
+
+        for _ in range(300):
+            channel.add_paced(Joins())  # type: ignore[arg-type]
+        slow.publish(2)
+        slow.publish(3)
+        if not are_many:
+            for reader in slow.crowd[4:]:
+                reader.subscription.leave()
+        there = slow.crowd[:4]
+        slow.deliveries.flush(channel)
+        assert [offsets(reader) for reader in there] == [[2, 3]] * 4
+        slow.finish()
+        slow.publish(4)
+        slow.finish()
+        assert [offsets(reader) for reader in joined] == [[4]] * 300
+        assert [offsets(reader) for reader in there] == [[2, 3, 4]] * 4
+
+    def test_a_flush_goes_on_after_one_that_fails(self, slow: Slow):
+        told: list[Nobody] = []
+
+        class Fails(Nobody):
+            def poke(self) -> None:
+                told.append(self)
+                raise LookupError
+
+        for _ in range(2):
+            slow.channels[0].add_paced(Fails())  # type: ignore[arg-type]  # of a gap it is never told
+        slow.publish(2)
+        slow.publish(3)
+        slow.deliveries.flush(slow.channels[0])
+        assert len(told) == 4
+        assert [offsets(reader) for reader in slow.crowd] == [[2, 3]] * 4
 
 
 @pytest.mark.parametrize("many", [0, MANY])

@@ -393,6 +393,55 @@ def test_nothing_comes_twice_to_one_who_holds_the_state_while_deliveries_wait():
     simulation.close()
 
 
+@pytest.mark.parametrize("mode", [Mode.QUEUE, Mode.CONFLATE, Mode.ACK])
+@pytest.mark.parametrize("channel", ["latest:1", "keyed:1"])
+@pytest.mark.parametrize("delta", list(DeltaFormat))
+def test_nobody_gets_anything_of_a_new_epoch_before_the_gap_while_deliveries_wait(mode: Mode, channel: str, delta: DeltaFormat):
+    simulation = Simulation(edges=2)
+    edge = simulation.edges[1]
+    for name, key in (("stream:1", "a"), (channel, "a"), (channel, "b")):
+        simulation.push(name, key=key)
+    client, other, another = (simulation.connect(edge) for _ in range(3))
+    simulation.do(partial(client.subscribe, channel, mode=mode, delta=delta, window=3 if mode is Mode.ACK else 0))
+    for name in ("stream:1", channel):
+        for each in (other, another):
+            simulation.do(partial(each.subscribe, name, delta=delta))
+    simulation.come_to_rest()
+    for name in ("stream:1", channel):  # For the second one this turn has no time.
+        simulation.push(name)
+        simulation.do(lambda: edge.bus.deliver(100))
+    assert len(edge.node.deliveries) == 2
+    simulation.flush()
+    simulation.do(simulation.store.open)
+    for key in "abcdef":
+        simulation.push(channel, key=key)
+    simulation.do(partial(edge.bus.verify, "silence"))
+    while answers := [at for at, (stage, _) in enumerate(edge.gates) if stage != "turn"]:
+        simulation.do(partial(edge.let, answers[0]))
+    simulation.come_to_rest()
+    simulation.check_rest()
+    simulation.close()
+
+
+def test_what_is_read_anew_for_many_is_written_to_some_a_turn():
+    simulation = Simulation(edges=2)
+    edge = simulation.edges[1]
+    simulation.push("stream:1")
+    clients = [simulation.connect(edge) for _ in range(4)]
+    for client in clients:
+        simulation.do(partial(client.subscribe, "stream:1"))
+    simulation.come_to_rest()
+    simulation.push("stream:1")
+    simulation.lose(edge, 1)
+    simulation.do(partial(edge.bus.verify, "the link is back"))
+    while answers := [at for at, (stage, _) in enumerate(edge.gates) if stage != "turn"]:
+        simulation.do(partial(edge.let, answers[0]))
+    assert [client.holdings["stream:1"].offset for client in clients] == [2, 1, 1, 1]
+    simulation.come_to_rest()
+    assert [client.holdings["stream:1"].offset for client in clients] == [2, 2, 2, 2]
+    simulation.close()
+
+
 @pytest.mark.parametrize("delta", list(DeltaFormat))
 def test_who_comes_back_with_a_part_of_the_state_to_an_edge_that_is_behind_has_all_in_the_end(delta: DeltaFormat):
     machine = EdgeMachine()

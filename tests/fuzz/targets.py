@@ -190,7 +190,7 @@ def evaluate_expression(data: bytes) -> None:
 
 
 def _written(value: Any) -> Any:
-    """As JSON, or as it is where it is none (a reference to an expression)."""
+    """As JSON, or as it is where it is none (half of a surrogate pair)."""
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
@@ -258,6 +258,7 @@ routes:
   - {name: raw, source: raw, channel: "raw:{key}"}
   - {name: keyed, source: json, kind: keyed, channel: "k:{item.l}", key: key, version: item.v, id: item.id, timestamp: {iso: item.at}}
   - {name: more, source: json, split: value, where: far, channel: "m:{x}", const: {a: [1]}, set: {b: x}, tags: [h], timestamp: {s: item.t}}
+  - {name: numbers, source: json, channel: n, version: to_number(item.v), tags: {v: to_number(item.v)}, timestamp: {ms: to_number(item.v)}}
 """
 _ROUTER = Router(parse_rules(_RULES, "rules.yaml"))
 
@@ -378,7 +379,9 @@ TARGETS: dict[str, Target] = {
     "template": Target(render_template, (b"bus:{item.id}", b"a:{item.vehicle.id}:{topic}", b"x:{item.n}.{key}")),
     "pattern": Target(match_pattern, (b"^(a|b)*.$\0abba", b"^\\ud83d\\ude00[\\u{e9}]\\d{1,9}\\p{L}$\0a", b"(a|.b)*b^\0ab")),
     "rules": Target(read_rules, (_RULES,)),
-    "route": Target(route_record, (b'[{"id":"1","vehicle":{"x":1}},{"id":2}]', b'{"a":2,"items":{"k":"v"}}', b"text")),
+    "route": Target(
+        route_record, (b'[{"id":"1","vehicle":{"x":1}},{"id":2}]', b'{"a":2,"items":{"k":"v"}}', b'{"v":"' + b"9" * 400 + b'"}', b"text")
+    ),
     "command": Target(
         read_client_command,
         (

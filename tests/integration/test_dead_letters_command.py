@@ -143,6 +143,17 @@ def test_a_replay_plays_each_letter_once_and_only_once(letters: Letters):
     wait_until(lambda: len(letters.replayed()) == 6, what="one of them once more")
 
 
+def test_the_list_finds_the_letters_behind_many_marks(letters: Letters):
+    letters.put_aside(1, route="other")
+    letters.put_aside(10, first=1)
+    result = letters.run("replay", "--all", "--route", "each", "--yes")
+    assert result.exit_code == 0, result.output
+    marked = [False] + [True] * 10
+    wait_until(lambda: [bool(each["replayed_at"]) for each in letters.listed("--limit", "20")] == marked, what="ten marks")
+    [newest] = letters.listed("--limit", "1")
+    assert newest["offset"] == 10
+
+
 def test_a_replayed_record_is_as_it_was_and_says_for_whom_it_is(letters: Letters):
     letters.put_aside(1)
     assert letters.run("replay", "--all", "--yes").exit_code == 0

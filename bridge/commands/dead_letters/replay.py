@@ -142,7 +142,7 @@ class _Job:
         marked: set[object] = set()
         found: dict[object, Letter] = {}
         items: dict[object, tuple[int | str, ...] | None] = {}
-        for each in self._reader.scan(self._topic, self._partitions):
+        for each in self._reader.scan(self._topic, range(self._partitions)):
             if isinstance(each, Mark):
                 marked.add(each.identity)
                 continue

@@ -75,6 +75,9 @@ def test_health(internal: Internal, status: str, is_alive: bool, live: int, read
 
 def test_metrics_are_those_of_the_moment(internal: Internal):
     internal.watched.tally.of("r").full = 2
+    internal.watched.tally.of("r").stale = 4
+    internal.watched.tally.of("r").failed = 3
+    internal.watched.tally.tombstones = 6
     internal.watched.tally.of("r").payload_bytes = 100
     internal.watched.tally.of("r").sent_bytes = 30
     internal.watched.tally.dead_letters["r"] = 5
@@ -85,6 +88,10 @@ def test_metrics_are_those_of_the_moment(internal: Internal):
         'distributary_bridge_pushes_total{outcome="full"} 2.0',
         'distributary_bridge_problems_total{on_error="halt",route="r"} 1.0',
         'distributary_bridge_route_pushes_total{outcome="full",route="r"} 2.0',
+        'distributary_bridge_route_pushes_total{outcome="stale",route="r"} 4.0',
+        'distributary_bridge_route_pushes_total{outcome="failed",route="r"} 3.0',
+        'distributary_bridge_pushes_total{outcome="failed"} 3.0',
+        "distributary_bridge_tombstones_total 6.0",
         'distributary_bridge_route_payload_bytes_total{route="r"} 100.0',
         'distributary_bridge_route_sent_bytes_total{route="r"} 30.0',
         "distributary_bridge_sent_bytes_total 30.0",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
 from bridge.adapters.kafka import KafkaRecords
+from bridge.adapters.kafka_identity import TopicIdentities
 from bridge.core.record import Partition
 from shared.errors import ConfigurationError
 from tests.rig.wait import wait_until
@@ -96,6 +98,15 @@ def test_what_was_read_is_read_again_after_a_rewind(records: KafkaRecords):
     assert read(records, TOPIC, 7, most=1) == list(range(8))
     records.rewind({(TOPIC, 0): 2})
     assert read(records, TOPIC, 19) == list(range(2, 20))
+
+
+@pytest.mark.parametrize(
+    ("topic", "is_subscribed"), [("a", True), ("abc", True), ("x.b", True), ("other", False), ("plain", True), ("plain2", False)]
+)
+def test_a_pattern_means_what_it_means_to_kafkas_client(topic: str, is_subscribed: bool):
+    nobody: Any = None
+    identities = TopicIdentities(nobody, nobody, ["^a|b$", "plain"], clock=time.monotonic, random=lambda: 0.5)
+    assert identities.is_subscribed(topic) == is_subscribed
 
 
 def test_topics_that_are_no_pattern_are_refused_and_the_old_ones_stay(records: KafkaRecords):

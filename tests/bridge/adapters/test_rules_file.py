@@ -177,6 +177,19 @@ def test_the_thread_sees_changes(tmp_path: Path, now: Now):
         file.close()
 
 
+def test_rules_from_a_pipe_are_read_once(now: Now):
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, RULES.encode())
+        os.close(writing)
+        file = RulesFile(Path(f"/dev/fd/{reading}"), wall_clock=now)
+        assert [route.name for route in file.load().routes] == ["whole"]
+        look(file)
+        assert (file.take(), file.state.refusals) == (None, 0)
+    finally:
+        os.close(reading)
+
+
 def test_metrics_tell_what_is_in_force(tmp_path: Path, now: Now):
     path = tmp_path / "rules.yaml"
     file = loaded(path, now)

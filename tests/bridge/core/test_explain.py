@@ -16,6 +16,7 @@ from bridge.core.explain import (
     operands,
     why_nothing,
 )
+from bridge.core.expression import compile_expression
 from bridge.core.record import Record
 from bridge.rules.load import parse_rules
 
@@ -123,7 +124,40 @@ def test_long_values_are_shortened_and_many_items_counted():
     ],
 )
 def test_the_paths_in_an_expression_are_those_that_begin_in_the_scope(text: str, paths: list[str]):
-    assert [path for path, _ in operands(text)] == paths
+    assert [path for path, _ in operands(compile_expression(text))] == paths
+
+
+def test_of_named_expressions_the_values_in_them_are_told():
+    rules = parse_rules(
+        b"""
+version: 1
+sources: [{name: a, topics: [one]}]
+expressions: {position: item.position, fast: "position.speed > `5`"}
+routes: [{name: r, where: fast && item.ok, channel: c}]
+""",
+        "rules.yaml",
+    )
+    [(_, why, evidence)] = why_nothing(rules, record(b'{"position":{"speed":3},"ok":true}'))
+    assert (why, evidence) == ("`where` was false: fast && item.ok", "item.position.speed = 3, item.ok = true")
+
+
+def test_a_value_that_no_step_looks_at_is_no_problem():
+    rules = parse_rules(
+        b"""
+version: 1
+sources: [{name: a, topics: [one]}]
+routes:
+  - {name: by-key, channel: "k:{partition}", project: {k: key}}
+  - {name: left-out, where: headers.kind == 'y', channel: c}
+  - {name: read, where: headers.kind == 'x', channel: c}
+""",
+        "rules.yaml",
+    )
+    by_key, left_out, read = explain(rules, record(b"no json")).routes
+    assert (by_key.outcome, by_key.problems, by_key.made) == (PUBLISHED, (), 1)
+    assert by_key.steps[0].channels == (Named("k:{partition}", "k:0"),)
+    assert (left_out.outcome, left_out.problems) == (WHERE_FALSE, ())
+    assert read.outcome == PROBLEM
 
 
 def test_a_key_that_cannot_be_read_is_no_problem_of_routes_that_do_not_look_at_it():

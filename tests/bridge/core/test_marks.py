@@ -98,6 +98,7 @@ def test_a_version_is_a_number_or_a_time(item: Any, version: float):
         ("17", "which is no time; a number in a text is read by to_number()"),
         (float("inf"), "gave the number inf"),
         (2**53 + 1, "cannot be told from the next"),
+        (10**400, "cannot be told from the next"),
         ("20260102", "which is no time"),
     ],
 )

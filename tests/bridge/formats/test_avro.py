@@ -108,6 +108,13 @@ class TestTypesThatContainThemselves:
         with pytest.raises(DecodeError, match="nested too deeply"):
             avro_schema.AvroSchema(json.dumps(self.NODE)).read(b"\2\2" * 5_000_000 + b"\2\0", 0)
 
+    def test_their_numbers_end(self):
+        schema = avro_schema.AvroSchema(json.dumps({**self.NODE, "fields": [{"name": "n", "type": "long"}, self.NODE["fields"][1]]}))
+        for number in (0, -1, 2**63 - 1, -(2**63)):
+            assert schema.read(written("long", number) + b"\0", 0) == {"n": number, "next": None}
+        with pytest.raises(DecodeError, match="more than ten bytes"):  # By fastavro itself it would take hours.
+            schema.read(b"\xff" * 10_000_000 + b"\0\0", 0)
+
     def test_through_other_types_too(self):
         schema = {
             "type": "record", "name": "A", "fields": [

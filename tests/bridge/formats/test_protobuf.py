@@ -193,6 +193,15 @@ def test_damaged_bytes_are_a_problem(shop: Shop, data: bytes):
         shop.read(data)
 
 
+@pytest.mark.parametrize("indexes", [b"\0", b"\2\0", b"\4\2\0"])
+def test_the_frame_is_taken_off_where_the_rules_name_the_type(shop: Shop, indexes: bytes):
+    decode = protobuf.by_type(shop.read, is_framed=True)
+    message: bytes = shop.make({"order_id": 5, "note": "x"}).SerializeToString()
+    assert decode(framed(7, message, indexes), record()) == {**ZEROS, "order_id": 5, "note": "x"}
+    with pytest.raises(DecodeError, match="not in Confluent's wire format"):
+        decode(message, record())
+
+
 def test_messages_too_deep_in_each_other_are_a_problem(shop: Shop):
     data = b""
     for _ in range(300):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Callable
 from typing import cast
@@ -134,6 +135,28 @@ def test_answers_to_pings_that_are_not_read_are_bounded_in_number(before: bytes,
             connection.data_received(frame(0x89, b""))
             await asyncio.sleep(0)
         assert is_closed(transport) is (unsent > 0)
+
+    asyncio.run(main())
+
+
+def test_who_reads_and_is_always_behind_may_send_pings_for_ever():
+    """As clients do that conflate large values: whenever they have read, the next one is written."""
+
+    async def main() -> None:
+        entry, transport = Door(max_outbox_bytes=OUTBOX).come()
+        entry.data_received(UPGRADE + CONNECT)
+        connection = transport.protocol
+        assert isinstance(connection, WebSocketConnection)
+        with socket.socket() as transport.socket:
+            connection.keep_short()
+        transport.unsent = 10
+        for _ in range(2 * MAX_UNREAD_PONGS):
+            connection.pause_writing()
+            connection.data_received(frame(0x89, b""))
+            await asyncio.sleep(0)
+            connection.resume_writing()
+            await asyncio.sleep(0)
+        assert not is_closed(transport)
 
     asyncio.run(main())
 
