@@ -24,6 +24,9 @@ LOOK_AFTER = 1_000
 """Writes between two looks at the clock: about 8 ms."""
 MANY = 2_000
 """A channel with more subscribers is written to in parts: 15,000 at once would be 100 ms."""
+MAX_DUE_BYTES = 1_048_576
+"""Of payloads that wait behind others of their channels. One read of the bus may bring a thousand deltas of 100 bytes to a payload of
+100,000: after so many bytes they are encoded at once, and the payloads let go."""
 
 
 class _Parts:
@@ -65,6 +68,7 @@ class Deliveries:
         slice_s: float = SLICE_S,
         look_after: int = LOOK_AFTER,
         many: int = MANY,
+        max_due_bytes: int = MAX_DUE_BYTES,
     ) -> None:
         """`hold` is told when the bus should not be read, and when again; `soon` calls something in the loop's next turn."""
         self._clock = clock
@@ -73,6 +77,9 @@ class Deliveries:
         self._slice_s = slice_s
         self._look_after = look_after
         self._many = many
+        self._max_due_bytes = max_due_bytes
+        self._due_bytes = 0
+        """Of payloads in `_due` behind others of their channels, at most: what left it otherwise than by `_encode_due` counts on."""
         self._due: dict[Channel, list[Step]] = {}
         self._parts: deque[_Parts] = deque()
         """What is encoded and on its way, in order: goes before what is due."""
@@ -91,8 +98,11 @@ class Deliveries:
         steps = self._due.get(channel)
         if steps is None:
             self._due[channel] = [step]
-        else:
-            steps.append(step)
+            return
+        steps.append(step)
+        self._due_bytes += len(step.item.payload)
+        if self._due_bytes > self._max_due_bytes:
+            self._encode_due()
 
     def flush(self, channel: Channel) -> None:
         """Write what is due on this channel now, to all."""
@@ -131,6 +141,15 @@ class Deliveries:
         while self._write_parts() and self._due and self._write_due():
             pass
         self._tell_held()
+
+    def _encode_due(self) -> None:
+        """Encode what waits behind others of its channel, so that their payloads need not be held; it is on its way then."""
+        self._due_bytes = 0
+        for channel in [channel for channel, steps in self._due.items() if len(steps) > 1]:
+            try:
+                self._parts.append(_Parts(channel, self._due.pop(channel)))
+            except Exception:  # As in `_write_due`.
+                log.exception("publications could not be written", channel=channel)
 
     def _write_parts(self) -> bool:
         """Go on with what is on its way; True where all of it is written, and there is time for more."""
@@ -180,6 +199,8 @@ class Deliveries:
                 if not is_in_time:
                     break
         write_all(outgoing)
+        if not self._due:
+            self._due_bytes = 0
         return is_in_time
 
     def _begin_turn(self) -> None:

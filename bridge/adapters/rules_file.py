@@ -7,6 +7,7 @@ enough: the time of a change may be that of the one before, a few milliseconds a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import stat
 import threading
@@ -151,7 +152,7 @@ class RulesFile:
             if is_same and not is_asked and self._in_force is not None and compare(self._in_force, rules).is_empty:
                 return
         except ConfigurationError as error:
-            self._pending = None
+            self._pending, self._read = None, ""  # What comes next is news, even if it is what was there before.
             self.refuse(error.problems)
             return
         self._pending = rules, digest
@@ -166,10 +167,13 @@ class RulesFile:
     def _signature(self) -> tuple[int | str, ...] | None:
         try:
             found = self._path.stat()  # Of what a link leads to.
-            # A pipe (`run <(envsubst < rules.yaml)`) can be read only once, and reading it may wait for ever.
-            content = _digest(self._data()) if stat.S_ISREG(found.st_mode) else ""
-        except (OSError, ConfigurationError):
+        except OSError:
             return None
+        content = ""
+        # A pipe (`run <(envsubst < rules.yaml)`) can be read only once, and reading it may wait for ever.
+        if stat.S_ISREG(found.st_mode):
+            with contextlib.suppress(ConfigurationError):  # One that may not be read is to be told, where it came in the place of another.
+                content = _digest(self._data())
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, content
 
 

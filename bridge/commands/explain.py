@@ -130,7 +130,9 @@ def _route_lines(route: RouteSteps) -> Iterator[str]:
     if route.split_text is not None:
         yield f"  split    {route.split_text}: {route.items:,} items"
     if route.where_text is not None:
-        yield f"  where    {route.where_text}: true for {route.items - route.left_out:,}, false for {route.left_out:,}"
+        failed = f", a problem for {route.failed:,}" if route.failed else ""
+        through = route.items - route.left_out - route.failed
+        yield f"  where    {route.where_text}: true for {through:,}, false for {route.left_out:,}{failed}"
     for step in route.steps:
         yield from _step_lines(step)
     if route.items > len(route.steps):
@@ -147,7 +149,8 @@ def _step_lines(step: ItemSteps) -> Iterator[str]:
     if step.index is not None:
         yield f"  item {step.index}   {step.item}"
     if step.where is not None:
-        yield f"    where    {'true' if step.is_through else 'false'}: it gave {step.where}"
+        gave = f"a problem: {step.where}" if step.is_failed else f"{'true' if step.is_through else 'false'}: it gave {step.where}"
+        yield f"    where    {gave}"
         for operand in step.operands:
             yield f"             {operand.text} = {operand.value}"
     for channel in step.channels:

@@ -252,6 +252,9 @@ def _remarks(report: Report) -> Iterator[str]:
     yield f"{_count(report.records, 'record')}, {left_out} left out by `where`, {tombstones}"
     if not any(route.publications for route in report.routes):
         yield "Nothing would be published."
+    for route in report.routes:
+        if route.repeated or route.stale:
+            yield f"route {route.route}: {_count(route.repeated, 'item')} repeated by `id`, {route.stale:,} not newer by `version`"
     if report.became_nothing:
         yield f"{_count(report.became_nothing, 'record')} became nothing:"
     for found in report.nothing:

@@ -55,8 +55,11 @@ class ItemSteps(msgspec.Struct, frozen=True):
     operands: tuple[Named, ...]
     """The paths in `where`, with their values."""
     channels: tuple[Named, ...]
-    """The templates and what they gave. Empty where `where` was false."""
+    """The templates and what they gave. Empty where `where` was not true."""
     is_through: bool
+    """Whether `where` was true, or there is none."""
+    is_failed: bool = False
+    """Whether `where` could not be worked out; it tells why, then."""
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -89,6 +92,8 @@ class RouteSteps(msgspec.Struct, frozen=True):
     """That `split` gave; 1 without one."""
     left_out: int = 0
     """Of them, those for which `where` was false."""
+    failed: int = 0
+    """Of them, those for which it could not be worked out."""
     steps: tuple[ItemSteps, ...] = ()
     publications: tuple[Publication, ...] = ()
     made: int = 0
@@ -202,13 +207,14 @@ def _explain_route(
     where_text, split_text = route.where.text if route.where else None, route.split.text if route.split else None
     if not reads_topic:
         return RouteSteps(route.name, route.source.name, False, OTHER_TOPIC, where_text, split_text)  # noqa: FBT003  (by position)
-    items = left_out = 0
+    items = left_out = failed = 0
     steps: list[ItemSteps] = []
     if record.value is not None:
         try:
             for step in _items(route, record, shown):
                 items += 1
-                left_out += not step.is_through
+                failed += step.is_failed
+                left_out += not (step.is_through or step.is_failed)
                 if len(steps) < MAX_ITEMS:
                     steps.append(step)
         except (EvaluationError, SchemaUnavailableError) as error:
@@ -222,6 +228,7 @@ def _explain_route(
         split_text=split_text,
         items=items,
         left_out=left_out,
+        failed=failed,
         steps=tuple(steps),
         publications=tuple(measure(draft, _publication(draft, shown)) for draft in drafts[:MAX_ITEMS]),
         made=len(drafts),
@@ -274,22 +281,22 @@ def _is_left_out_unread(route: Route, scope: Scope) -> bool:
 
 
 def _steps(route: Route, scope: Scope, index: int | str | None, shown: int) -> ItemSteps:
-    where = None
-    is_through = True
+    where, is_through, is_failed = None, True, False
     if route.where is not None:
-        where, is_through = _where(route.where, scope, shown)
+        where, is_through, is_failed = _where(route.where, scope, shown)
     channels = tuple(Named(template.text, _rendered(template, scope)) for template in route.channels) if is_through else ()
     found = operands(route.where) if route.where is not None else []
     values = tuple(Named(text, as_json(_value_of(tree, scope), shown)) for text, tree in found)
-    return ItemSteps(as_json(scope.item, shown), index, where, values, channels, is_through)
+    return ItemSteps(as_json(scope.item, shown), index, where, values, channels, is_through, is_failed)
 
 
-def _where(where: Expression, scope: Scope, shown: int) -> tuple[str, bool]:
+def _where(where: Expression, scope: Scope, shown: int) -> tuple[str, bool, bool]:
+    """What it gave, whether that is true, and whether it failed."""
     try:
         value = where.evaluate(scope)
     except EvaluationError as error:
-        return str(error), True  # The item is not left out: it has a problem, and the router tells it.
-    return as_json(value, shown), is_true(value)
+        return str(error), False, True  # The item is not left out: it has a problem, and the router tells it.
+    return as_json(value, shown), is_true(value), False
 
 
 def _rendered(template: Any, scope: Scope) -> str:

@@ -67,6 +67,8 @@ class Expression(msgspec.Struct, frozen=True):
     """Parsed, with named expressions in the place of their names."""
     meaning: str = ""
     """Its text, and those of the named expressions that it uses: where this is equal, so is what it gives."""
+    growth: int = 1
+    """So many times the size of its input, at most, has what it gives, by its shape."""
 
     @property
     def needs_value(self) -> bool:
@@ -91,16 +93,17 @@ def compile_expression(text: str, named: Mapping[str, Expression] | None = None)
         _check_depth(tree, f", with {', '.join(used)} in place")
     if sum(1 for _ in _nodes(tree)) > MAX_EXPRESSION_NODES:
         raise ConfigurationError([f"has more than {MAX_EXPRESSION_NODES} parts, with {', '.join(used)} in place"])
-    if _growth(tree, 1) > MAX_EXPRESSION_GROWTH:
+    growth = _growth(tree, 1)
+    if growth > MAX_EXPRESSION_GROWTH:
         raise ConfigurationError([f"can make more than {MAX_EXPRESSION_GROWTH} times the size of its input"])
     meaning = "\n".join([text, *(f"{name}: {named[name].meaning}" for name in used)])
-    return Expression(text, _evaluator(tree, text), frozenset(_roots(tree)), _plain_path(tree), tree, meaning)
+    return Expression(text, _evaluator(tree, text), frozenset(_roots(tree)), _plain_path(tree), tree, meaning, growth)
 
 
 def constant(value: Any) -> Expression:
     """An expression that gives `value`, a JSON value, whatever the item."""
     text = f"`{msgspec.json.encode(value).decode()}`"
-    return Expression(text, lambda _: value, frozenset(), None, {"type": "literal", "value": value, "children": []}, text)
+    return Expression(text, lambda _: value, frozenset(), None, {"type": "literal", "value": value, "children": []}, text, 0)
 
 
 def describe(value: object) -> str:

@@ -21,6 +21,7 @@ from bridge.core.draft import Draft, OnError, RecordProblem
 from bridge.core.expression import EvaluationError, Expression, describe, is_true
 from bridge.core.letter import MAX_ITEMS, Replay
 from bridge.core.marks import UNMARKED, Marked, marker
+from bridge.core.payload_size import Measure, TooLargeError
 from bridge.core.record import Record
 from bridge.core.ruleset import CompiledRules, Route
 from bridge.core.scope import Scope
@@ -31,6 +32,8 @@ MAX_PROBLEMS_A_ROUTE = 20
 MAX_DRAFTS_A_RECORD = 100_000
 MAX_BYTES_A_RECORD = 268_435_456
 """Payload bytes that one record may become: `project: value` of a large array squares its size."""
+_MOST_WRITTEN = 16
+"""How many times as many bytes, at most, JSON may take as the record that it was read from: `1e15` is written as 1000000000000000.0."""
 MAX_CACHED_TOPICS = 10_000
 
 _encode = msgspec.json.Encoder().encode
@@ -122,13 +125,14 @@ class Router:
 class _Visit:
     """One record on its way through the routes: what is decoded once, and what numbers its drafts."""
 
-    __slots__ = ("_decoded", "_keys", "budget", "counts", "only", "record", "routed", "scope", "value")
+    __slots__ = ("_decoded", "_keys", "budget", "counts", "only", "record", "routed", "scope", "size", "value")
 
     def __init__(self, record: Record, routed: Routed, only: Container[int | str] | None = None) -> None:
         self.record = record
         self.only = only
         """The items that count, where not all of them do."""
         self.value = record.value or b""
+        self.size = len(self.value) + (sum(len(data or b"") for _, data in record.headers) if record.headers else 0)
         self.routed = routed
         self.scope = Scope(record)
         self.counts: dict[str, int] = {}
@@ -165,8 +169,8 @@ class _RouteRunner:
     """One route, made ready for the hot path."""
 
     __slots__ = (
-        "_cap", "_channels", "_decoder", "_key_decoder", "_mark", "_mark_deletion", "_needs_value", "_payload_of", "_split", "_where",
-        "_where_needs_value", "content_type", "route",
+        "_cap", "_channels", "_decoder", "_key_decoder", "_mark", "_mark_deletion", "_needs_value", "_payload_of", "_plain_bytes", "_split",
+        "_where", "_where_needs_value", "content_type", "route",
     )  # fmt: skip
 
     def __init__(self, route: Route, clock: Callable[[], float]) -> None:
@@ -183,6 +187,7 @@ class _RouteRunner:
         self._where_needs_value = route.where is not None and route.where.needs_value
         self._channels = tuple(template.render for template in route.channels)
         self._payload_of = _payload_function(route)
+        self._plain_bytes = MAX_BYTES_A_RECORD // (_MOST_WRITTEN * _growth(route))
         self._needs_value = route.reads_value
 
     def takes(self, topic: str) -> bool:
@@ -240,7 +245,10 @@ class _RouteRunner:
                 visit.routed.filtered += 1
                 return
         names, mark = self._names(scope), self._mark
-        payload = visit.value if self._payload_of is None else self._payload_of(scope)
+        payload_of = self._payload_of
+        if payload_of is not None and visit.size > self._plain_bytes:
+            payload_of = self._bounded(visit, payload_of)
+        payload = visit.value if payload_of is None else payload_of(scope)
         self._publish(visit, names, payload, UNMARKED if mark is None else mark(scope), self.content_type)
 
     def _names(self, scope: Scope) -> list[str]:
@@ -265,6 +273,8 @@ class _RouteRunner:
         assert self._split is not None  # noqa: S101 - for the type checker; `run` decided on it
         where, names_of, mark, content_type = self._where, self._names, self._mark, self.content_type
         payload_of = self._payload_of or _encoded_item
+        if visit.size > self._plain_bytes:
+            payload_of = self._bounded(visit, payload_of)
         told = 0
         more: list[int | str] = []
         only = visit.only
@@ -290,6 +300,25 @@ class _RouteRunner:
         if more:
             self._tell(visit, f"{len(more)} more items have problems", tuple(more[:MAX_ITEMS]), items=len(more))
 
+    def _bounded(self, visit: _Visit, payload_of: Callable[[Scope], bytes]) -> Callable[[Scope], bytes]:
+        """Of a large record: measures a payload before it is written, and so before it fills the memory."""
+        projection = self.route.projection
+        evaluators = [expression.evaluate for expression in projection.expressions] if projection else [_item_of]
+
+        def bounded(scope: Scope) -> bytes:
+            measure, values = Measure(visit.budget), []
+            for evaluate in evaluators:
+                values.append(evaluate(scope))
+                try:
+                    measure.add(values[-1])
+                except TooLargeError:
+                    raise _too_much() from None
+                except _ENCODING_ERRORS as error:
+                    raise _unwritable(error) from error
+            return payload_of(scope)
+
+        return bounded
+
     @staticmethod
     def _count(visit: _Visit, error: EvaluationError) -> None:
         visit.routed.failed += 1
@@ -300,11 +329,7 @@ class _RouteRunner:
         counts, drafts, route = visit.counts, visit.routed.drafts, self.route
         size = len(payload) * len(names)
         if size > visit.budget or len(drafts) + len(names) > MAX_DRAFTS_A_RECORD:
-            msg = (
-                f"the record becomes more than {MAX_DRAFTS_A_RECORD} publications or {MAX_BYTES_A_RECORD} bytes; "
-                "the rest of it was not made: project less of each item"
-            )
-            raise _TooMuchError(msg)
+            raise _too_much()
         if self._cap is not None:
             self._cap.admit(names)
         visit.budget -= size
@@ -340,6 +365,19 @@ def _of_key(problem: str) -> str:
 
 class _TooMuchError(EvaluationError):
     """A record that would become too much: it ends the route, where another problem ends only its item."""
+
+
+def _too_much() -> _TooMuchError:
+    return _TooMuchError(
+        f"the record becomes more than {MAX_DRAFTS_A_RECORD} publications or {MAX_BYTES_A_RECORD} bytes; "
+        "the rest of it was not made: project less of each item"
+    )
+
+
+def _growth(route: Route) -> int:
+    """How many times the size of a record's values a payload can have, by the shape of the route's expressions."""
+    of_items = 1 if route.split is None else route.split.growth
+    return of_items * max(1, sum(expression.growth for expression in route.projection.expressions) if route.projection else 1)
 
 
 def _items(container: Any) -> Iterable[tuple[int | str, Any]]:
@@ -392,6 +430,10 @@ def _extended_payload(whole: Expression, fields: tuple[tuple[str, Expression], .
     return payload_of
 
 
+def _item_of(scope: Scope) -> object:
+    return scope.item
+
+
 def _encoded_item(scope: Scope) -> bytes:
     return _encoded(scope.item)
 
@@ -400,5 +442,8 @@ def _encoded(value: Any) -> bytes:
     try:
         return _encode(value)
     except _ENCODING_ERRORS as error:
-        msg = f"the payload cannot be written as JSON: {str(error)[:200]}"
-        raise EvaluationError(msg) from error
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: Exception) -> EvaluationError:
+    return EvaluationError(f"the payload cannot be written as JSON: {str(error)[:200]}")

@@ -10,6 +10,8 @@ OTHERWISE_S = 1.0
 """Between two records, as long as nothing else is known."""
 LONGEST_S = 600.0
 """A recorder that was away for a night is not waited for."""
+_MOST_DIGITS = 20
+"""Of a time; some thousands of them are no number to Python."""
 
 
 def time_of_json(data: bytes) -> float | None:
@@ -52,6 +54,6 @@ def _has_vehicle(entity: Any) -> bool:
 
 def _seconds(value: Any) -> float | None:
     """A time since 1970 as feeds write it: a number, or a number in a text."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS:
         value = int(value)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11 else None

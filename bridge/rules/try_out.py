@@ -14,6 +14,7 @@ from bridge.core.explain import Explanation, Publication, explain, why_nothing
 from bridge.core.record import Record
 from bridge.core.routing import Router
 from bridge.core.ruleset import CompiledRules
+from bridge.core.seen import Seen, SeenIds
 from shared.publication import DELTA_NAMES, KIND_NAMES, ContentType
 
 MAX_PROBLEMS = 20
@@ -21,7 +22,8 @@ MAX_EXPLAINED = 1000
 """Records that became nothing and are looked at for the reason."""
 MAX_BASE_BYTES = 268_435_456
 """Payloads that are kept as bases; the channel that was silent longest goes first, as in the bridge."""
-
+_MAX_ID_BYTES = 268_435_456
+_NO_TIME = -1
 
 _Place = str | tuple[str, bytes]
 """What has a last payload: a channel, or a key of a keyed one."""
@@ -52,6 +54,10 @@ class RouteReport(msgspec.Struct):
     publications: int = 0
     unchanged: int = 0
     """Items equal to the last one on their channel. With `only_changed` they are not among the publications."""
+    stale: int = 0
+    """Items whose `version` is not newer than what is known of their channel (their key). They are not among the publications."""
+    repeated: int = 0
+    """Items whose `id` their channel had within its window. They are not among the publications."""
     channels: int = 0
     bytes_full: int = 0
     bytes_vcdiff: int = 0
@@ -117,6 +123,8 @@ class TryOut:
         }
         self._bases: OrderedDict[_Place, bytes] = OrderedDict()
         self._base_bytes = 0
+        self._versions: dict[_Place, float] = {}
+        self._ids = SeenIds(_MAX_ID_BYTES)
         self._seen: dict[str, set[str]] = {name: set() for name in self._routes}
         self._shown: dict[str, dict[str, ChannelReport]] = {name: {} for name in self._routes}
 
@@ -139,7 +147,7 @@ class TryOut:
             self._routes[name].records += 1
         for draft in routed.drafts:
             if fnmatchcase(draft.channel, self._pattern):
-                self._count(draft)
+                self._count(draft, record.timestamp_ms)
         if not routed.drafts and not routed.problems:
             report.became_nothing += 1
             if report.became_nothing <= MAX_EXPLAINED:
@@ -181,9 +189,11 @@ class TryOut:
             json_patch_size=None if patch is None else len(patch),
         )
 
-    def _count(self, draft: Draft) -> None:
+    def _count(self, draft: Draft, record_ms: int | None) -> None:
         route = self._routes[draft.route]
         self._seen[draft.route].add(draft.channel)
+        if self._is_refused(draft, route, record_ms if draft.time_ms is None else draft.time_ms):
+            return
         base = self._bases.get(_place(draft))
         if base == draft.payload:
             route.unchanged += 1
@@ -200,6 +210,25 @@ class TryOut:
         route.bytes_json_patch += self._size_of(patches, base, draft.payload)
         self._remember(draft)
         self._sample(draft)
+
+    def _is_refused(self, draft: Draft, route: RouteReport, time_ms: int | None) -> bool:
+        """Whether the bus would publish nothing of it, by its id (first) or version; where it would, both are noted."""
+        time_ms = _NO_TIME if time_ms is None else time_ms
+        if draft.id:
+            seen = self._ids.find(draft.channel, draft.id)
+            if seen is not None and (time_ms < 0 or abs(time_ms - seen.time_ms) <= draft.settings.id_window_ms):
+                route.repeated += 1
+                return True
+        if draft.version is not None:
+            place = _place(draft)
+            newest = self._versions.get(place)
+            if newest is not None and draft.version <= newest:
+                route.stale += 1
+                return True
+            self._versions[place] = draft.version
+        if draft.id:
+            self._ids.add(draft.channel, draft.id, Seen(time_ms if seen is None else max(time_ms, seen.time_ms), 0.0))
+        return False
 
     @staticmethod
     def _size_of(encode: Callable[[bytes, bytes], bytes | None] | None, base: bytes | None, payload: bytes) -> int:

@@ -16,6 +16,8 @@ from shared.publication import DeltaFormat
 
 MAX_STEPS = 1_000
 """That one channel keeps between two ticks: those who read pages of the history make one for each publication that they pass."""
+MAX_STEPS_BYTES = 4_194_304
+"""Of the payloads that these lead to: the frames kept with them are no larger, but for what a transport adds."""
 
 Write = Callable[[bytes], None]
 """Hands finished frames to a transport; never blocks, and may not change the hub."""
@@ -93,7 +95,7 @@ class _Group:
 class Channel:
     """One channel on this edge: its stream and its subscribers."""
 
-    __slots__ = ("_steady", "_steps", "groups", "label", "paced", "stream", "subscribers")
+    __slots__ = ("_made_bytes", "_steady", "_steps", "groups", "label", "paced", "stream", "subscribers")
 
     def __init__(self, label: Label, stream: ChannelStream) -> None:
         self.label = label
@@ -108,6 +110,8 @@ class Channel:
         """
         self._steps: dict[tuple[int, int], Step] = {}
         """Those of this tick, and jumps to the newest publication from wherever somebody was: each is made once for all."""
+        self._made_bytes = 0
+        """Of the payloads that the jumps lead to."""
 
     def __repr__(self) -> str:
         return f"<Channel {self.label.name} {self.subscribers} subscribers {self.stream!r}>"
@@ -156,10 +160,15 @@ class Channel:
         key = base.offset, item.offset
         step = self._steps.get(key)
         if step is None:
-            if len(self._steps) >= MAX_STEPS:
-                self._steps.clear()
+            if len(self._steps) >= MAX_STEPS or self._made_bytes > MAX_STEPS_BYTES:
+                self._forget_steps()
+            self._made_bytes += len(item.payload)
             step = self._steps[key] = Step(item, base)
         return step
+
+    def _forget_steps(self) -> None:
+        self._steps.clear()
+        self._made_bytes = 0
 
     def deliver(self, steps: Sequence[Step]) -> None:
         """Write one tick's publications to every subscriber: joined once, written once to each."""
@@ -201,9 +210,12 @@ class Channel:
         """One tick's publications for each of those who get the same; who was behind is in step then."""
         label = self.label
         if self._steps:
-            self._steps.clear()
+            self._forget_steps()
         if self.paced:
-            self._steps.update(((step.base.offset, step.item.offset), step) for step in steps if step.base is not None)
+            # Only what the ring holds anyway: one tick may bring a thousand, and these stay until the next one, whenever that is.
+            first = self.stream.ring[0].offset if self.stream.ring else 0
+            kept = (step for step in steps if step.item.offset >= first)
+            self._steps.update(((step.base.offset, step.item.offset), step) for step in kept if step.base is not None)
         encoded: list[tuple[Audience, bytes]] = []
         for variant, group in self.groups.items():
             frames = variant.step_frames(steps, label)
@@ -246,7 +258,7 @@ class Channel:
     def tell_gap(self, gap: Gap, steps: Sequence[Step]) -> None:
         """Tell every subscriber of a gap, and give the newest publication whole where there is one; of a keyed channel, the state."""
         self._steady = None
-        self._steps.clear()
+        self._forget_steps()
         paced = list(self.paced)
         if self.stream.keyed is not None:
             for subscription in self._take_all():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge.core.hub import Channel, Hub
 from edge.core.variant import Dialect, variant_of
-from edge.deliveries import MANY, Deliveries
+from edge.deliveries import MANY, MAX_DUE_BYTES, Deliveries
 from shared.publication import DeltaFormat
 from tests.edge.builders import Nobody, Reader, full, history, step, value, variant
 
@@ -19,11 +19,13 @@ from tests.edge.builders import Nobody, Reader, full, history, step, value, vari
 class Slow:
     """Channels with one reader each, whose every write takes a second."""
 
-    def __init__(self, count: int = 3, many: int = MANY) -> None:
+    def __init__(self, count: int = 3, many: int = MANY, max_due_bytes: int = MAX_DUE_BYTES) -> None:
         self.now = 0.0
         self.held: list[bool] = []
         self.turns: list[Callable[[], None]] = []
-        self.deliveries = Deliveries(lambda: self.now, self.held.append, soon=self.turns.append, slice_s=1.5, look_after=1, many=many)
+        self.deliveries = Deliveries(
+            lambda: self.now, self.held.append, soon=self.turns.append, slice_s=1.5, look_after=1, many=many, max_due_bytes=max_due_bytes
+        )
         hub = Hub(ring_items=10, ring_bytes=10_000)
         self.channels = [hub.open(f"c:{number}") for number in range(count)]
         self.readers: list[Reader] = []
@@ -286,10 +288,29 @@ class TestManySubscribers:
         assert [offsets(reader) for reader in slow.crowd] == [[2, 3]] * 4
 
 
+def test_of_what_one_read_brings_little_is_held_decoded_and_all_is_written_in_order():
+    size = 1_000
+    slow = Slow(2, max_due_bytes=3 * size)
+    for offset in range(2, 52):
+        for channel in slow.channels:
+            slow.deliveries.add(channel, step(channel.stream, full(offset, value(offset, size))))
+            assert sum(len(each.item.payload) for steps in slow.deliveries._due.values() for each in steps) <= 7 * size
+    slow.deliveries.close_to_newcomers(slow.channels[0])
+    newcomer = slow.reader(slow.channels[0])  # It was sent 51 at its start.
+    slow.deliveries.go_on()
+    assert slow.held == [True]
+    slow.finish()
+    assert [offsets(reader) for reader in slow.readers] == [list(range(2, 52))] * 2
+    assert newcomer.writes == []
+
+
+@pytest.mark.parametrize("max_due_bytes", [1, MAX_DUE_BYTES])
 @pytest.mark.parametrize("many", [0, MANY])
 @given(steps=st.lists(st.tuples(st.sampled_from(["publish", "flush", "forget", "close", "turn", "wait"]), st.integers(0, 2)), max_size=30))
-def test_whatever_comes_in_between_the_bus_is_read_again_and_nothing_is_late_or_twice(steps: list[tuple[str, int]], many: int):
-    slow = Slow(many=many)
+def test_whatever_comes_in_between_the_bus_is_read_again_and_nothing_is_late_or_twice(
+    steps: list[tuple[str, int]], many: int, max_due_bytes: int
+):
+    slow = Slow(many=many, max_due_bytes=max_due_bytes)
     offset = 1
     expected: list[list[int]] = [[] for _ in range(3)]
     for what, number in steps:

@@ -51,10 +51,14 @@ class Source:
         self._witness = witness
         self._channel = channel
 
-    async def publish(self, count: int, *, size: int = 100) -> None:
+    async def push(self, count: int, *, size: int = 100) -> None:
+        """Publish, and do not wait."""
         for _ in range(count):
             self.newest += 1
             await aside(self._bridge.push, self._channel, {"n": self.newest, "pad": "x" * size}, keep=1000)
+
+    async def publish(self, count: int, *, size: int = 100) -> None:
+        await self.push(count, size=size)
         newest = self.newest
         await wait_until_async(lambda: self._witness.offsets(self._channel)[-1:] == [newest], what=f"{newest} at the witness")
 
@@ -159,6 +163,27 @@ class TestConflate:
                 assert offsets[-1] == source.newest
                 assert len(offsets) < count / 8
                 assert offsets[-2] < source.newest / 2
+
+        run(main)
+
+    def test_what_the_bus_brings_at_once_is_not_held_beyond_the_ring(self, bridge: Bridge, start_edge: StartEdge):
+        edge = start_edge()
+        size, count = 400_000, 50
+
+        async def main() -> None:
+            async with client(edge) as witness, slow_reader(edge) as slow:
+                source = await begin(bridge, witness)
+                await slow.subscribe(BUS, mode="conflate")
+                await source.publish(count, size=size)
+                before = rss_bytes(edge)
+                # An edge that had no processor for a while finds many deltas in one read: small ones, to large payloads.
+                edge.process.pause()
+                await source.push(count, size=size)
+                edge.process.resume()
+                await source.publish(0)
+                assert rss_bytes(edge) - before < count * size / 2
+                while (await slow.read())["offset"] < source.newest:
+                    pass
 
         run(main)
 

@@ -177,6 +177,25 @@ def test_the_thread_sees_changes(tmp_path: Path, now: Now):
         file.close()
 
 
+def test_a_file_that_may_not_be_read_is_told_until_it_may_be_again(tmp_path: Path, now: Now, monkeypatch: pytest.MonkeyPatch):
+    file = loaded(tmp_path / "rules.yaml", now)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        look(file)
+        assert file.take() is None
+        assert "Permission denied" in file.state.problems[0]
+    look(file)
+    change = file.take()
+    assert change is not None
+    assert change.is_empty
+    file.accept(change)
+    assert file.state.problems == ()
+
+
 def test_rules_from_a_pipe_are_read_once(now: Now):
     reading, writing = os.pipe()
     try:

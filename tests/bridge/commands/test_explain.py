@@ -49,6 +49,16 @@ def test_the_last_record_is_explained_with_deltas_to_those_before(rules: str, li
         assert text in result.stdout
 
 
+def test_a_where_that_cannot_be_worked_out_is_told_as_a_problem(tmp_path: Path):
+    path = tmp_path / "rules2.yaml"
+    path.write_text(RULES.replace("item.n >", "abs(item.n) >"))
+    values = tmp_path / "values.json"
+    values.write_text('[{"id":"a","n":"x"},{"id":"b","n":4}]')
+    result = run(str(path), "--input", str(values))
+    assert "where    abs(item.n) > `3`: true for 1, false for 0, a problem for 1" in result.stdout
+    assert "    where    a problem: abs(item.n) > `3` cannot be worked out" in result.stdout
+
+
 def test_a_record_of_the_input_is_chosen_by_number(rules: str, lines: str):
     result = run(rules, "--input", lines, "--lines", "--record", "0", "--json")
     found = json.loads(result.stdout)

@@ -72,6 +72,12 @@ def test_each_file_is_a_record_and_channels_sizes_and_savings_are_shown(tmp_path
     assert made["bus"]["bytes_vcdiff"] < made["bus"]["bytes_full"]
 
 
+def test_what_ids_and_versions_refuse_is_told(tmp_path: Path):
+    path = rules(tmp_path, "sources: [{name: s, topics: [t]}]\nroutes: [{name: r, channel: c, id: item.i, version: item.v}]\n")
+    result = run(path, "--input", "-", "--lines", stdin=b'{"i":1,"v":1}\n{"i":1,"v":2}\n{"i":2,"v":1}\n')
+    assert "route r: 1 item repeated by `id`, 1 not newer by `version`" in result.stdout
+
+
 def test_channels_that_are_not_shown_are_counted(tmp_path: Path):
     snap = snapshot(tmp_path, "1.json", entity("1430"), entity("1431"), entity("1432"))
     assert "  and 2 more (--show, --channel)\n" in run(str(EXAMPLE), "--input", snap, "--show", "1").stdout

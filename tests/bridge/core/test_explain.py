@@ -81,6 +81,19 @@ def test_why_a_route_makes_nothing(value: bytes | None, split: str, whole: str):
         assert bool(route.problems) == (route.outcome == PROBLEM)
 
 
+def test_a_where_that_cannot_be_worked_out_is_neither_true_nor_false():
+    rules = b"""
+version: 1
+sources: [{name: a, topics: [one]}]
+routes: [{name: r, split: value, where: "abs(item) > `3`", channel: "c:{item}"}]
+"""
+    (route,) = explain(parse_rules(rules, "rules.yaml"), record(b'[1,"x",4]')).routes
+    assert (route.items, route.left_out, route.failed, route.made, len(route.problems)) == (3, 1, 1, 1, 1)
+    found = [(step.is_through, step.is_failed, len(step.channels)) for step in route.steps]
+    assert found == [(False, False, 0), (False, True, 0), (True, False, 1)]
+    assert "abs()" in str(route.steps[1].where)
+
+
 def test_a_value_that_cannot_be_decoded_says_so():
     explanation, _ = explained(b"no json")
     assert "not JSON" in explanation.values["json"]

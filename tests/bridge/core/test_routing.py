@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,44 @@ def test_a_record_cannot_become_more_than_fits(monkeypatch: pytest.MonkeyPatch):
     routed = router("  - {name: r, split: value, channel: c}").route(record(b"[1,2,3,4,5]"))
     assert len(routed.drafts) == 3
     assert "more than 3 publications" in routed.problems[0].message
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "project: {" + ", ".join(f"f{number}: item" for number in range(200)) + "}",
+        "project: {" + ", ".join(f"f{number}: to_string(item)" for number in range(200)) + "}",
+        'project: "[' + ", ".join(["item"] * 100) + ']"',
+        'project: "[headers, ' + ", ".join(["headers"] * 100) + ']"',
+        'split: "[[' + ", ".join(["value"] * 100) + ']]"',
+    ],
+)
+def test_what_is_too_much_is_not_made_first(route: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(routing, "MAX_BYTES_A_RECORD", 1_000_000)
+    rules = router(f"  - {{name: r, channel: c, {route}}}\n  - {{name: after, channel: d, project: item.id}}")
+    large = b'{"id":7,"list":[' + b",".join([b'"%s"' % (b"x" * 98)] * 1_000) + b"]}"
+    tracemalloc.start()
+    try:
+        routed = rules.route(record(large, headers=(("h", b"x" * 100_000),)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [(draft.channel, draft.payload) for draft in routed.drafts] == [("d", b"7")]
+    assert "more than" in routed.problems[0].message
+    assert peak < 4_000_000, "one copy more than is allowed at most, and the value itself"
+
+
+def test_a_large_record_becomes_the_same_as_a_small_one(monkeypatch: pytest.MonkeyPatch):
+    routes = """  - {name: a, channel: a, project: {x: item.x, y: "[item.x, item.y]"}}
+  - {name: b, channel: "b:{item.n}", split: "[value, value]", set: {x: item.x}, const: {c: [1, null]}}
+  - {name: c, channel: c, split: "[value.x, value.n]"}
+  - {name: d, channel: d, project: "item.y.none.x || abs(item.y)", on_error: skip}
+"""
+    value = json.dumps({"x": {"é": [1.5, None, True, "\u0001"]}, "y": [[], {}], "n": 3}).encode()
+    plain = router(routes).route(record(value))
+    monkeypatch.setattr(routing, "_MOST_WRITTEN", routing.MAX_BYTES_A_RECORD)  # So that all are large ones.
+    assert router(routes).route(record(value)) == plain
+    assert len(plain.drafts) == 5
 
 
 ANY_RULES = """

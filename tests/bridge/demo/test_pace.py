@@ -27,6 +27,7 @@ def vehicles(*times: Any) -> list[dict[str, Any]]:
         ({"header": 5}, None),
         ({"response": None}, None),
         ("text", None),
+        (vehicles("9" * 5_000), None),
     ],
 )
 def test_the_time_of_a_snapshot(value: Any, time: float | None):

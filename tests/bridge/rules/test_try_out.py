@@ -46,6 +46,26 @@ def test_publications_channels_and_unchanged_items_are_counted():
     ]
 
 
+def test_items_that_repeat_an_id_or_are_no_newer_are_no_publications():
+    rules = """version: 1
+sources: [{name: s, topics: [t]}]
+routes:
+  - {name: r, channel: "c:{item.c}", version: item.v, id: {value: item.i, window: 10s}, timestamp: {ms: item.t}}
+  - {name: k, channel: keyed, kind: keyed, key: item.c, version: item.v}
+"""
+    first, second = try_out(
+        {"c": "a", "v": 5, "i": "one", "t": 0},
+        {"c": "a", "v": 6, "i": "one", "t": 10_000},  # Repeated: it is within the window.
+        {"c": "a", "v": 5, "i": "two", "t": 0},  # Not newer.
+        {"c": "b", "v": 1, "i": "one", "t": 0},  # Another channel, another key.
+        {"c": "a", "v": 7, "i": "two", "t": 0},  # The refused one left no id.
+        {"c": "a", "v": 8, "i": "one", "t": 10_001},  # The window is over.
+        rules=rules,
+    ).routes
+    assert (first.publications, first.repeated, first.stale, first.channels) == (4, 1, 1, 2)
+    assert (second.publications, second.repeated, second.stale) == (5, 0, 1)
+
+
 def test_unchanged_items_are_published_where_the_rules_do_not_ask_for_changes_only():
     feed = try_out([1], [1]).routes[0]
     assert (feed.publications, feed.unchanged, feed.bytes_full) == (2, 1, 6)

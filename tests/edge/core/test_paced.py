@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.delivery import Delivery, Mode
-from edge.core.hub import MAX_STEPS, Channel, Hub
+from edge.core.hub import MAX_STEPS, MAX_STEPS_BYTES, Channel, Hub
 from edge.core.item import Item, item_of
 from edge.core.paced import MOST_AT_ONCE, NOTHING, Due, PacedSubscription
 from edge.core.stream import Gap, Missed
@@ -213,6 +213,38 @@ class TestAck:
             paced.acknowledge(first + 199)
         assert paced.cursor == 4_000
         assert len(channel._steps) <= MAX_STEPS
+
+    def test_nor_do_pages_of_large_publications(self):
+        size = MAX_STEPS_BYTES // 8
+        channel = make_channel(2, size=size)
+        paced = subscribe(channel, Mode.ACK, cursor=0, window=1)
+        for offset in range(1, 30):
+            paced.take_page(items(offset, offset, size), is_all=False)
+            paced.acknowledge(offset)
+            assert sum(len(step.item.payload) for step in channel._steps.values()) <= MAX_STEPS_BYTES + 2 * size
+
+
+def test_what_one_tick_brought_is_not_kept_beyond_the_ring():
+    channel = make_channel(3, ring_items=10)
+    slow = subscribe(channel, Mode.CONFLATE, cursor=2)
+    channel.add_paced(OwnPace())
+    slow.advance(0, is_writable=True)
+    publish(channel, *range(4, 204))
+    assert {step.item for step in channel._steps.values()} <= set(channel.stream.ring)
+    assert places(slow.advance(0, is_writable=True)) == [(203, 3)]
+
+
+class OwnPace:
+    """One more who goes at their own pace, and takes nothing."""
+
+    def poke(self) -> None:
+        """See `edge.core.hub.Paced`."""
+
+    def on_gap(self, gap: Gap) -> None:
+        """See `edge.core.hub.Paced`."""
+
+    def on_too_large(self, why: str) -> None:
+        """See `edge.core.hub.Paced`."""
 
 
 @pytest.mark.parametrize("mode", [Mode.CONFLATE, Mode.ACK])
