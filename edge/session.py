@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from itertools import islice
 
 import msgspec
@@ -69,7 +70,7 @@ class Session:
         self._paced: dict[int, Pacer] = {}
         """Subscriptions in mode conflate or ack, by the channel's number; those who had room last come last."""
         self._pending: dict[str, Subscribe] = {}
-        self._postponed: dict[str, Subscribe] = {}
+        self._postponed: OrderedDict[str, Subscribe] = OrderedDict()  # Finding the first of a dict takes ever longer as they go.
         """Those of `_pending` that begin when the client has read more."""
         self._is_beginning = False
         """Whether those who are postponed wait for a turn of the event loop that has time."""
@@ -262,7 +263,7 @@ class Session:
                 self._is_beginning = True
                 self._node.turns.later(self._begin_postponed)
                 return
-            request = self._postponed.pop(next(iter(self._postponed)))
+            _, request = self._postponed.popitem(last=False)
             self._node.subscribe(request, _Asked(self, request))
 
     def _keep_short(self) -> None:

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
 
 from edge.adapters.redis_connection import Address, RedisConnection
 from edge.adapters.redis_link import Link
 from edge.adapters.redis_placement import ClusterLinks, ServerLinks
+from edge.adapters.redis_round import Round
 from edge.ports import BusEvents, ChannelHistory, KeyPage
+from edge.turns import Turns
 from shared.bus.layout import BusLayout
 from shared.envelope import Envelope, decode
 from shared.errors import BusUnavailableError, EnvelopeError
@@ -49,7 +53,13 @@ class RedisBus:
         self._events: BusEvents | None = None
         self._wanted: set[str] = set()
         self._reads = asyncio.Semaphore(MAX_READS_IN_FLIGHT)
+        self._turns = Turns(clock)
+        """Its own: channels are not to wait behind thousands of clients who come at the same time."""
         self._to_verify: dict[str, None] = {}
+        self._doubtful: dict[int, str] = {}
+        """Shards all of whose channels are to be verified, and why: looked at together, or 16 that are lost at once would be 16 rounds."""
+        self._added: Counter[str] = Counter()
+        """For the log: how many channels are to be verified since the last tick, by the reason."""
         self._was_up = False
         self.reads = 0
 
@@ -153,17 +163,29 @@ class RedisBus:
         """See `LinkOwner`."""
         self._placement.doubt(link)
 
-    def wanted_on(self, shards: Collection[int]) -> list[str]:
-        """The channels in use that live on these shards."""
+    def go_through(self, shards: Collection[int], visit: Callable[[dict[int, list[str]]], bool]) -> None:
+        """See `LinkOwner`."""
         layout = self._known_layout()
-        return [channel for channel in self._wanted if layout.shard_of(channel) in shards]
+
+        def visit_some(channels: list[str]) -> bool:
+            by_shard: dict[int, list[str]] = {}
+            for channel in channels:
+                if channel in self._wanted and (shard := layout.shard_of(channel)) in shards:
+                    by_shard.setdefault(shard, []).append(channel)
+            return visit(by_shard)
+
+        Round(self._turns, self._wanted, visit_some).go_on()
 
     def verify(self, channels: Iterable[str], why: str) -> None:
         """Have these channels read, a bounded number a second."""
         before = len(self._to_verify)
         self._to_verify.update(dict.fromkeys(channels))
         if len(self._to_verify) > before:
-            log.info("verifying channels by reading", channels=len(self._to_verify) - before, why=why)
+            self._added[why] += len(self._to_verify) - before
+
+    def verify_on(self, shards: Collection[int], why: str) -> None:
+        """Have the channels in use on these shards read: see `verify`."""
+        self._doubtful.update(dict.fromkeys(shards, why))
 
     def deliver(self, arrived: list[tuple[str, Envelope]]) -> None:
         """Hand publications on."""
@@ -183,11 +205,27 @@ class RedisBus:
             await asyncio.sleep(TICK_S)
             for link in self._placement.links:
                 link.watch_beats()
-            due = list(self._to_verify)[:VERIFIED_A_TICK]
+            self._look_for_doubtful()
+            for why, channels in self._added.items():
+                log.info("verifying channels by reading", channels=channels, why=why)
+            self._added.clear()
+            due = list(islice(self._to_verify, VERIFIED_A_TICK))
             for channel in due:
                 del self._to_verify[channel]
             if due and self._events is not None:
                 self._events.on_verify(due, "the bus was away, silent, or lost data")
+
+    def _look_for_doubtful(self) -> None:
+        if not self._doubtful:
+            return
+        doubtful, self._doubtful = self._doubtful, {}
+
+        def visit(by_shard: dict[int, list[str]]) -> bool:
+            for shard, channels in by_shard.items():
+                self.verify(channels, doubtful[shard])
+            return True
+
+        self.go_through(doubtful.keys(), visit)
 
     def _known_layout(self) -> BusLayout:
         if self.layout is None:

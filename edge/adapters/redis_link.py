@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import hiredis
@@ -27,7 +27,6 @@ LOOK_S = 0.1
 LOOKS = 30
 """For the answer on the pub/sub connection, LOOK_S apart. They are counted, because a process that stood still has not read what came
 meanwhile."""
-CHANNELS_A_COMMAND = 1_000
 
 
 class Dialect(NamedTuple):
@@ -57,11 +56,17 @@ class LinkOwner(Protocol):
         Raises BusLayoutError where the bus is set up otherwise than this edge.
         """
 
-    def wanted_on(self, shards: Collection[int]) -> list[str]:
-        """The channels in use that live on these shards."""
+    def go_through(self, shards: Collection[int], visit: Callable[[dict[int, list[str]]], bool]) -> None:
+        """Hand out the channels in use on these shards, by shard: some now, the others in turns to come, until `visit` returns False.
+
+        Each is handed out once, if it is in use then. One that comes to be in use meanwhile is not.
+        """
 
     def verify(self, channels: Iterable[str], why: str) -> None:
         """Have these channels read, a bounded number a second."""
+
+    def verify_on(self, shards: Collection[int], why: str) -> None:
+        """Have the channels in use on these shards read, a bounded number a second."""
 
     def deliver(self, arrived: list[tuple[str, Envelope]]) -> None:
         """Hand publications on."""
@@ -114,7 +119,7 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        """Whether both connections are there and what is wanted was asked for."""
+        """Whether both connections are there. What is wanted was asked for then, or is in the next moments."""
         return self._pubsub is not None
 
     @property
@@ -234,7 +239,7 @@ class Link:
             return
         self._silence_s = min(self._silence_s * 2, LAST_SILENCE_S)
         self._next_look_at = now + self._owner.jittered(self._silence_s)
-        self._owner.verify(self._owner.wanted_on(self.shards), f"no heartbeat on {self.where}")
+        self._owner.verify_on(self.shards, f"no heartbeat on {self.where}")
 
     async def _stay_connected(self) -> None:
         """Connect, take up every channel in use, and return when the connection is lost."""
@@ -279,15 +284,33 @@ class Link:
         self.was_up = True
         log.info("connected", server=self.where, shards=len(self.shards))
 
-    def _take_up(self, layout: BusLayout, shards: Iterable[int], why: str) -> None:
-        """Ask for the heartbeats and for every channel in use on these shards, where that is not done, and have those verified."""
+    def _take_up(self, layout: BusLayout, shards: Collection[int], why: str, *, is_again: bool = False) -> None:
+        """Ask for the heartbeats and for every channel in use on these shards, where that is not done, and have all of them verified.
+
+        `is_again`: only those that are asked for now. The others were verified when this was done before.
+        """
+        self._ask_for_beats(layout, shards)
+        pubsub = self._pubsub
+
+        def visit(by_shard: dict[int, list[str]]) -> bool:
+            if self._pubsub is not pubsub:
+                return False  # The next connection takes all of them up.
+            here = {shard: channels for shard, channels in by_shard.items() if shard in self.shards}
+            missing = [[channel for channel in channels if channel not in self._confirmed] for channels in here.values()]
+            # One that was asked for by itself since this began has missed what all others have.
+            for channels in missing if is_again else here.values():
+                self._owner.verify(channels, why)
+            for channels in missing:
+                self._ask_for(channels)
+            return True
+
+        self._owner.go_through(shards, visit)
+
+    def _ask_for_beats(self, layout: BusLayout, shards: Iterable[int]) -> None:
         beats = {layout.beat_channel(shard).encode(): shard for shard in shards}
         self._beats.update(beats)
         for beat in beats.keys() - self._heard:
             self._send(pack(self._dialect.subscribe, beat))
-        wanted = [channel for channel in self._owner.wanted_on(set(beats.values())) if channel not in self._confirmed]
-        self._ask_for(wanted)
-        self._owner.verify(wanted, why)
 
     def _let_go(self, layout: BusLayout, shards: Collection[int]) -> None:
         """Forget what lived here: the server has ended those subscriptions by itself."""
@@ -306,25 +329,27 @@ class Link:
                 self._incarnations.pop(shard, None)
 
     def _ask_for(self, channels: Iterable[str]) -> None:
+        """They live on one shard, and are no more than `edge.adapters.redis_round` hands out: it takes one command.
+
+        A cluster takes none that names channels of several slots.
+        """
         layout = self._owner.layout
         if layout is None or self._pubsub is None:
             return
-        by_shard: dict[int, list[str]] = {}
+        keys: list[str] = []
         for channel in channels:
             key = layout.head_key(channel)
             self._names[key.encode()] = channel
-            by_shard.setdefault(layout.shard_of(channel), []).append(key)
-        # A command names channels of one slot only: a cluster takes no other.
-        for keys in by_shard.values():
-            for at in range(0, len(keys), CHANNELS_A_COMMAND):
-                self._send(pack(self._dialect.subscribe, *keys[at : at + CHANNELS_A_COMMAND]))
+            keys.append(key)
+        if keys:
+            self._send(pack(self._dialect.subscribe, *keys))
 
     async def _watch(self, reader: RedisConnection, pubsub: RedisConnection) -> None:
         """Ping both connections until one is lost or does not answer in time. Ask again for what was refused."""
         while True:
             if self._was_refused and self._owner.layout is not None:
                 self._was_refused = False
-                self._take_up(self._owner.layout, self.shards, f"{self.where} had refused them")
+                self._take_up(self._owner.layout, self.shards, f"{self.where} had refused them", is_again=True)
             done, _ = await asyncio.wait({reader.lost, pubsub.lost}, timeout=PING_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
             if done:
                 msg = f"{self.where}: connection lost"
@@ -412,7 +437,7 @@ class Link:
         incarnation = beat[:INCARNATION_BYTES]
         if self._incarnations.get(shard) != incarnation:
             self._incarnations[shard] = incarnation
-            self._owner.verify(self._owner.wanted_on({shard}), f"shard {shard} lost its data or was replaced")
+            self._owner.verify_on({shard}, f"shard {shard} lost its data or was replaced")
 
     def _forget_connections(self) -> None:
         self._reader = self._pubsub = None

@@ -188,23 +188,42 @@ class KeyedState:
         """Take the deletions that a part of the history shows: publications in order without a hole, of this epoch."""
         if not history or not history[0].offset - 1 < self.forgotten_up_to <= history[-1].offset:
             return
+        learned: dict[bytes, KeyedItem] = {}
         for envelope in reversed(history):
             if envelope.offset > self.forgotten_up_to:
                 continue
-            if envelope.is_deletion and envelope.key not in self._items:
-                if self._kept_deletions >= MAX_DELETIONS:
-                    return
-                self.pages.clear()  # They do not know of a deletion that comes in between.
-                item = keyed_item_of(epoch, envelope, b"")
-                at = bisect_left(self._offsets, item.offset)
-                self._log.insert(at, item)
-                self._offsets.insert(at, item.offset)
-                self._items[item.key] = item
-                self._deletions.appendleft(item)
-                self._kept_deletions += 1
-                self.bytes_held += _size(item)
-                self._first = self._oldest = 0
+            key = envelope.key or b""
+            if envelope.is_deletion and key not in self._items and key not in learned:
+                if self._kept_deletions + len(learned) >= MAX_DELETIONS:
+                    break
+                learned[key] = keyed_item_of(epoch, envelope, b"")
             self.forgotten_up_to = envelope.offset - 1
+        if learned:
+            self._insert_deletions(list(learned.values()))
+
+    def _insert_deletions(self, items: Sequence[KeyedItem]) -> None:
+        """Take deletions that are older than all others, newest first, each to its place in the log.
+
+        To insert them one by one would move the whole log for each: 0.1 s for 1,000 of them into 200,000 keys.
+        """
+        self.pages.clear()  # They do not know of a deletion that comes in between.
+        log: list[KeyedItem | None] = []
+        offsets = array("Q")
+        done = 0
+        for item in reversed(items):
+            at = bisect_left(self._offsets, item.offset)
+            log += self._log[done:at]
+            log.append(item)
+            offsets += self._offsets[done:at]
+            offsets.append(item.offset)
+            done = at
+        self._log = log + self._log[done:]
+        self._offsets = offsets + self._offsets[done:]
+        self._items.update((item.key, item) for item in items)
+        self._deletions.extendleft(items)
+        self._kept_deletions += len(items)
+        self.bytes_held += sum(map(_size, items))
+        self._first = self._oldest = 0
 
     def forget_frames(self, *, are_made: bool) -> bool:
         """Let go of all pages, and of the frames of some entries; of others with the next call. `are_made`: somebody goes on making them.

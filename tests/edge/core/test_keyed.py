@@ -84,6 +84,38 @@ class TestState:
         state.learn([deletion(3, "b"), keyed(4, "c")], EPOCH_TEXT)
         assert state.forgotten_up_to == 9
 
+    @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), min_size=1, max_size=40), st.integers(0, 40), st.integers(0, 4))
+    def test_what_is_learned_is_as_if_it_had_been_there(self, changes: list[tuple[str, bool]], read_at: int, newer: int):
+        """The state is read at some position, goes on from there, and is shown the history of all of it: no deletion is missing."""
+        edge.core.keyed._SPARE, spare = 2, edge.core.keyed._SPARE
+        published = [deletion(offset, key) if is_deleted else keyed(offset, key) for offset, (key, is_deleted) in enumerate(changes, 1)]
+        read_at = min(read_at, len(published))
+        newest = {envelope.key: envelope for envelope in published[:read_at]}
+        state, whole = KeyedState(forgotten_up_to=read_at), state_of(*published)
+        state.put_all([keyed_item_of(EPOCH_TEXT, envelope, envelope.body) for envelope in newest.values() if not envelope.is_deletion])
+        for envelope in published[read_at : read_at + newer]:
+            state.put(keyed_item_of(EPOCH_TEXT, envelope, envelope.body))
+        state.learn(published[: read_at + newer], EPOCH_TEXT)
+        for envelope in published[read_at + newer :]:
+            state.put(keyed_item_of(EPOCH_TEXT, envelope, envelope.body))
+        edge.core.keyed._SPARE = spare
+        assert state.forgotten_up_to == 0
+        assert shown(state) == shown(whole)
+        assert (len(state), state.oldest, state.bytes_held) == (len(whole), whole.oldest, whole.bytes_held)
+
+    @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 8))
+    def test_no_more_deletions_are_learned_than_are_kept(self, learned: int, there: int, most: int):
+        edge.core.keyed.MAX_DELETIONS, before = most, edge.core.keyed.MAX_DELETIONS
+        history = [deletion(offset, f"{offset}") for offset in range(1, 1 + learned)]
+        state = KeyedState(forgotten_up_to=learned)
+        for offset in range(1 + learned, 1 + learned + there):
+            state.put(keyed_item_of(EPOCH_TEXT, deletion(offset, f"{offset}"), b""))
+        state.learn(history, EPOCH_TEXT)
+        edge.core.keyed.MAX_DELETIONS = before
+        kept = [offset for offset, _ in shown(state)]
+        assert kept == list(range(1, 1 + learned + there))[-most or learned + there :]
+        assert state.forgotten_up_to == learned + there - len(kept)
+
     @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=60), st.integers(0, 60), st.integers(1, 9))
     def test_is_what_a_plain_model_is(self, changes: list[tuple[str, bool]], after: int, most: int):
         state, model, size = KeyedState(), {}, 0
