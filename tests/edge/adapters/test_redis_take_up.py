@@ -29,6 +29,9 @@ class Connection:
         self.asked: list[str] = []
         self.is_broken = False
 
+    def hold(self, is_held: bool) -> None:
+        """Nothing comes here."""
+
     def send(self, packed: bytes) -> None:
         if self.is_broken:
             self.is_broken = False
