@@ -18,6 +18,7 @@ from edge.adapters.redis_connection import Address, RedisConnection
 from edge.adapters.redis_link import Link
 from edge.adapters.redis_placement import ClusterLinks, ServerLinks
 from edge.adapters.redis_round import Round
+from edge.core.awake import AwakeClock
 from edge.ports import BusEvents, ChannelHistory, KeyPage
 from edge.turns import Turns
 from shared.bus.layout import BusLayout
@@ -47,7 +48,8 @@ class RedisBus:
         random: Callable[[], float],
     ) -> None:
         """`addresses` are all the servers of the bus in their order or, with `cluster`, some nodes of a Redis Cluster."""
-        self._clock = clock
+        self._awake = AwakeClock(clock)
+        """For the links: what came while this process stood still is not read yet, and no heartbeat is late because of it."""
         self._random = random
         self._placement = ClusterLinks(self, addresses, prefix, random) if cluster else ServerLinks(self, addresses, prefix)
         self._events: BusEvents | None = None
@@ -197,14 +199,13 @@ class RedisBus:
         return seconds * (0.5 + self._random())
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
-        return self._clock()
+        """Seconds on a clock that never goes back, and stands still while this process does."""
+        return self._awake()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            for link in self._placement.links:
-                link.watch_beats()
+            self._watch_beats()
             self._look_for_doubtful()
             for why, channels in self._added.items():
                 log.info("verifying channels by reading", channels=channels, why=why)
@@ -214,6 +215,11 @@ class RedisBus:
                 del self._to_verify[channel]
             if due and self._events is not None:
                 self._events.on_verify(due, "the bus was away, silent, or lost data")
+
+    def _watch_beats(self) -> None:
+        self._awake.tick()
+        for link in self._placement.links:
+            link.watch_beats()
 
     def _look_for_doubtful(self) -> None:
         if not self._doubtful:

@@ -78,7 +78,7 @@ class LinkOwner(Protocol):
         """Half to one and a half times as long."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Seconds on a clock that never goes back, and stands still while this process does."""
 
 
 class Link:

@@ -92,6 +92,21 @@ def test_bridges_are_not_silent_while_nobody_listens(world: World):
     assert world.link.is_silent
 
 
+def test_bridges_are_not_silent_because_this_process_stood_still(world: World):
+    """What they sent meanwhile is not read yet. Reading all channels instead tells those of a short history of gaps that there are not."""
+    owner = world.link._owner
+    owner._watch_beats()
+    world.loop.advance(10 * BEAT_TIMEOUT_S)  # Without a tick.
+    owner._watch_beats()
+    assert not world.link.is_silent
+    world.loop.advance(BEAT_TIMEOUT_S / 2)
+    assert not world.link.is_silent
+    for _ in range(30):
+        world.loop.advance(0.1)
+        owner._watch_beats()
+    assert world.link.is_silent
+
+
 def test_a_new_connection_is_held_as_the_one_before(world: World):
     """Else what comes is taken in though there is enough to write, without end where it comes faster than it is written."""
     world.loop.do(lambda: world.link.hold(True))
