@@ -19,7 +19,7 @@ from websockets.protocol import SERVER, Protocol, State
 from edge.core.awake import AwakeClock
 from edge.core.delivery import Wish
 from edge.core.limits import ConnectionCounter
-from edge.core.protocol import CommandError, Subscribe, read_channel, read_delta, read_wish
+from edge.core.protocol import CommandError, ErrorCode, Subscribe, read_channel, read_delta, read_wish
 from edge.core.variant import Dialect, Wrap
 from edge.node import Node
 from edge.session import CLOSE_CONNECT_TIMEOUT, CLOSE_PING_TIMEOUT, CLOSE_SLOW_CONSUMER, Session
@@ -46,6 +46,8 @@ TCP_NOTSENT_LOWAT = 25
 """linux/tcp.h; in Python's socket module from 3.12 on."""
 TCP_INFO_BYTES = 148
 """As much of linux/tcp.h's struct tcp_info as is read here."""
+_BARE_ONLY = frozenset(("channel", "delta", "max_rate", "mode", "window"))
+"""What in a URL means that `channels` was meant to be there. Other names are for those between, such as a gateway that authenticates."""
 _U32, _U64 = struct.Struct("=I").unpack_from, struct.Struct("=Q").unpack_from
 
 
@@ -340,6 +342,9 @@ class WebSocketConnection(asyncio.Protocol):
         self.session = session = Session(self._all.node, self, dialect, _wrap_for(dialect, handshake.deflate))
         if is_bare:
             self._subscribe_bare(session, query)
+        elif misplaced := next((name for name in query if name in _BARE_ONLY), None):
+            msg = f"the URL names no channels, and {misplaced!r} goes with them: ?channels=bus:1430,bus:1431"
+            session.report(CommandError(ErrorCode.BAD_FRAME, msg))
 
     def _subscribe_bare(self, session: Session, query: dict[str, list[str]]) -> None:
         try:

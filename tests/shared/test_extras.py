@@ -48,3 +48,9 @@ def test_a_module_of_ours_that_is_missing_is_a_fault():
     fault = ModuleNotFoundError(name="bridge.gone")
     with pytest.raises(ModuleNotFoundError), needing("bridge"):
         raise fault
+
+
+@pytest.mark.parametrize("entry", ["import distributary", "from distributary.tail import main"])
+def test_the_client_says_at_its_import_what_it_needs(entry: str):
+    done = run_without("websockets", entry, "bus:1430")
+    assert done.stderr.endswith("ModuleNotFoundError: websockets is not installed: pip install 'distributary[client]'\n")

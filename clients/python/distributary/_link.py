@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit, urlunsplit
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
-from websockets.typing import Subprotocol
-
 from distributary.errors import ClientError, ClosedByEdgeError, ProtocolError, UnavailableError
 from distributary.options import Options
+from shared.extras import describe_lack
+
+try:
+    from websockets.asyncio.client import ClientConnection, connect
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+    from websockets.typing import Subprotocol
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(describe_lack(error, "client"), name=error.name) from None
 
 PATH = "/v1/ws"
 SUBPROTOCOLS = {"json": "distributary.v1.json", "msgpack": "distributary.v1.msgpack"}

@@ -97,6 +97,18 @@ def test_nothing_new_begins_with_more_than_an_outbox_unsent():
     run(fill)
 
 
+@pytest.mark.parametrize(("query", "told"), [("channel=bus:1430", "'channel'"), ("mode=conflate&max_rate=2", "'mode'"), ("token=1", "")])
+def test_a_url_that_meant_to_name_channels_is_told_so(query: str, told: str):
+    async def main() -> None:
+        entry, transport = Door().come()
+        entry.data_received(UPGRADE.replace(b"/v1/ws", b"/v1/ws?" + query.encode(), 1))
+        frames = transport.sent.partition(b"\r\n\r\n")[2].decode("latin-1")
+        assert (told in frames and "?channels=" in frames) if told else not frames
+        assert not transport.is_closed
+
+    asyncio.run(main())
+
+
 PING = frame(0x89, b"p" * 100)
 IN_FRAGMENTS = frame(0x01, b'{"type":') + frame(0x80, b'"ping","id":2}')
 
