@@ -161,7 +161,7 @@ class KafkaRecords:
     @property
     def owns_all(self) -> bool:
         """See `bridge.ports.Records`."""
-        return len(self._flow.assigned) == self._identities.partitions
+        return len(self._flow) == self._identities.partitions
 
     @property
     def assigned(self) -> frozenset[Partition]:

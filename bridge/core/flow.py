@@ -37,6 +37,10 @@ class Flow:
         held = {f"{topic}[{partition}]": sorted(reasons) for (topic, partition), reasons in self._reasons.items() if reasons}
         return f"<Flow {len(self._reasons)} partitions, held: {held or 'none'}>"
 
+    def __len__(self) -> int:
+        """How many are ours."""
+        return len(self._reasons)
+
     @property
     def assigned(self) -> frozenset[Partition]:
         """All that are ours."""

@@ -1,12 +1,14 @@
 """A connection to one Redis server of the bus, on which commands are sent ahead of their answers.
 
-redis-py connects and authenticates; commands and answers go through its connection directly (packed and parsed by hiredis).
+redis-py connects and authenticates; publications and answers go through its connection directly, packed and parsed by hiredis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import hiredis
 import redis
 
 from shared.bus.identity import read_eviction_policy, read_replication_id, read_run_id
@@ -31,6 +33,10 @@ _PASSING_ERRORS = (
     redis.exceptions.AskError,  # MovedError is one.
 )
 _PASSING = ("OOM", "LOADING", "READONLY", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "MISCONF", "NOSCRIPT")
+
+
+_TOGETHER_BYTES = 65_536
+"""So much is sent with one call to the kernel, and not much more: a time-out is for each call."""
 
 
 def is_passing(refusal: str) -> bool:
@@ -127,6 +133,14 @@ class ServerConnection:
         except (redis.RedisError, OSError) as error:
             raise self._lost(error) from error
 
+    def send_all(self, commands: Iterable[tuple[bytes | str | int, ...]]) -> None:
+        """Send commands without waiting for their answers, small ones together."""
+        assert self._connection is not None  # noqa: S101
+        try:
+            self._connection.send_packed_command(_packed(commands))
+        except (redis.RedisError, OSError) as error:
+            raise self._lost(error) from error
+
     def read(self) -> Any:
         """The answer to the oldest command without one; a refusal is returned, as redis.ResponseError."""
         assert self._connection is not None  # noqa: S101
@@ -154,3 +168,19 @@ class ServerConnection:
         self.disconnect()
         what = "the slot moved: " if isinstance(error, redis.exceptions.AskError) else ""
         return BusUnavailableError(f"Redis {self.name}: {what}{str(error) or type(error).__name__}")
+
+
+def _packed(commands: Iterable[tuple[bytes | str | int, ...]]) -> Iterator[bytes]:
+    """The commands as bytes."""
+    waiting: list[bytes] = []
+    size = 0
+    for command in commands:
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # A tuple of any length.
+        waiting.append(packed)
+        size += len(packed)
+        if size >= _TOGETHER_BYTES:
+            yield b"".join(waiting)
+            waiting.clear()
+            size = 0
+    if waiting:
+        yield b"".join(waiting)

@@ -133,8 +133,8 @@ class BusPublisher:
 
     def _exchange(self, calls: Sequence[_Call], answers: dict[int, Pushed]) -> list[int]:
         """Send every call, then read every answer; only then say what went wrong. Returns the pushes that failed for good."""
-        for call in calls:
-            call.server.send(*call.command)
+        for server in dict.fromkeys(call.server for call in calls):
+            server.send_all(call.command for call in calls if call.server is server)
         refused: list[int] = []
         failed: list[int] = []
         failure = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -106,6 +107,7 @@ class Pushed(NamedTuple):
     """Why it failed."""
 
 
+@lru_cache(maxsize=4096)
 def source_id(cluster_id: str, topic_id: str, partition: int) -> bytes:
     """The 12 bytes that name a partition of a topic, as it was created, of a cluster."""
     digest = blake2b(f"{cluster_id}\0{topic_id}".encode(), digest_size=8).digest()
